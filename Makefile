@@ -1,0 +1,74 @@
+# medxai: two commands, `make demo` and `make test`; both set themselves up and need no activated environment.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ONLY ?=
+CONFIG ?= configs/demo.yaml
+
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 180
+export PREFECT_HOME ?= $(CURDIR)/.prefect
+export PREFECT_LOGGING_LEVEL ?= WARNING
+export OMP_NUM_THREADS ?= 2
+export MPLBACKEND := Agg
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PIP := $(BIN)/python -m pip install -q --no-compile
+
+.PHONY: help demo test lint bench serve clean lock
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.core ## explain phantom studies end to end and print where the results are
+	$(BIN)/python -m sample_cases.demo
+
+test: $(VENV)/.dev $(VENV)/.apt lint ## lint and run the tests (MEDXAI_DATA=... adds the real images)
+	$(BIN)/python -m pytest -q $(if $(MEDXAI_SLOW),,-m "not slow")
+
+lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(VENV)/.dev ## measure and write docs/benchmarks.md and .json (ONLY=name for one entry)
+	$(BIN)/python -m tests.bench $(ONLY)
+
+serve: $(VENV)/.core ## Prefect server on 127.0.0.1 and the nightly batch of CONFIG
+	$(BIN)/python -m flows.serve $(CONFIG)
+
+clean: ## remove generated files; keeps the environment
+	rm -rf .demo .prefect .pytest_cache .mypy_cache .ruff_cache .hypothesis sample_cases/generated build *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+lock: ## resolve pyproject.toml anew and rewrite constraints.txt
+	$(PYTHON) docs/lock.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: constraints.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Setting up $(VENV) (about two minutes the first time) ..."
+	sed '/^# dev/,$$d' constraints.txt > $(VENV)/core.txt
+	$(PIP) --no-deps -r $(VENV)/core.txt 2> >(grep -v "is ignored: it is neither" >&2)
+	$(PIP) --no-deps --no-build-isolation -e . 2> >(grep -v "is ignored: it is neither" >&2)
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) --no-deps -r constraints.txt 2> >(grep -v "is ignored: it is neither" >&2)
+	touch $@
+
+# Orthanc, dcmtk and a C compiler for its loopback shim: installed when that is possible, else named.
+$(VENV)/.apt: | $(VENV)/bin/python
+	@missing=""; \
+	command -v Orthanc >/dev/null && [ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || missing="orthanc orthanc-dicomweb orthanc-gdcm"; \
+	command -v storescp >/dev/null || missing="$$missing dcmtk"; \
+	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
+	if [ -z "$$missing" ]; then touch $@; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null && touch $@; \
+	else echo "PACS tests will be skipped; to run them: apt-get install $$missing"; fi

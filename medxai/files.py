@@ -1,0 +1,39 @@
+"""Atomic writing: a file is either absent or complete, whatever happens in between."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; on success fsync it and rename it over `target`.
+
+    The temporary name is hidden and keeps the suffix of `target`. On an exception it is removed and
+    `target` stays as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.{secrets.token_hex(6)}{''.join(target.suffixes[-2:])}"
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(target: Path, data: bytes) -> Path:
+    """Write `data` to `target` atomically and return `target`."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(data)
+    return target
+
+
+def write_text(target: Path, text: str) -> Path:
+    """Write UTF-8 `text` to `target` atomically and return `target`."""
+    return write_bytes(target, text.encode())
