@@ -1,0 +1,1 @@
+"""Bytes -> Study: discovery, readers one format a file, and the geometry check."""

@@ -1,0 +1,156 @@
+"""One DICOM file: header, identifier check and pixel decoding through one pinned decoder per syntax."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medxai.errors import IngestError
+from medxai.study import FloatArray
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+#: One decoder per transfer syntax, so that the same file gives the same pixels on every machine.
+_DECODER = {
+    "1.2.840.10008.1.2.5": "pydicom",  # RLE
+    "1.2.840.10008.1.2.4.50": "gdcm",  # JPEG baseline
+    "1.2.840.10008.1.2.4.51": "gdcm",  # JPEG extended
+    "1.2.840.10008.1.2.4.57": "gdcm",  # JPEG lossless
+    "1.2.840.10008.1.2.4.70": "gdcm",  # JPEG lossless SV1
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg",  # JPEG 2000
+    "1.2.840.10008.1.2.4.91": "pylibjpeg",
+    "1.2.840.10008.1.2.4.201": "pylibjpeg",  # HTJ2K
+    "1.2.840.10008.1.2.4.202": "pylibjpeg",
+    "1.2.840.10008.1.2.4.203": "pylibjpeg",
+}
+_UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
+_IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+#: Modalities whose IODs contain the Frame of Reference module as mandatory (PS3.3 A.3, A.4).
+_NEEDS_FRAME = {"CT", "MR", "PT"}
+
+
+def is_dicom(path: Path) -> bool:
+    """True when the file carries the DICM prefix after its 128-byte preamble (PS3.10 7.1)."""
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def read_header(path: Path) -> Dataset:
+    """Read everything but the pixel data.
+
+    Raises:
+        IngestError: not DICOM, or damaged before the pixel data.
+    """
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        header = dcmread(path, stop_before_pixels=True)
+        header.decode()
+    except InvalidDicomError as error:
+        msg = "is not a DICOM file (no DICM prefix)"
+        raise IngestError(msg, study=path.name) from error
+    except Exception as error:  # pydicom raises many kinds on damaged streams
+        msg = f"cannot be parsed as DICOM ({type(error).__name__}); the file is damaged or truncated"
+        raise IngestError(msg, study=path.name) from error
+    return header
+
+
+def identifier_faults(header: Dataset) -> list[str]:
+    """List what is missing or invalid among the identifiers that results must refer to.
+
+    UIDs follow PS3.5 section 9.1: digits and dots, no leading zeros, at most 64 characters.
+    """
+    faults = []
+    for name in _IDENTIFIERS:
+        fault = _uid_fault(header, name)
+        if fault:
+            faults.append(fault)
+    if str(header.get("Modality", "")) in _NEEDS_FRAME:
+        fault = _uid_fault(header, "FrameOfReferenceUID")
+        if fault:
+            faults.append(fault)
+    if "PatientName" not in header:
+        faults.append("PatientName is absent")
+    if "PatientID" not in header:
+        faults.append("PatientID is absent")
+    return faults
+
+
+def valid_uid(value: str) -> bool:
+    """True for a UID that conforms to PS3.5 section 9.1."""
+    return len(value) <= 64 and _UID.fullmatch(value) is not None
+
+
+def _uid_fault(header: Dataset, name: str) -> str | None:
+    value = str(header.get(name, "") or "")
+    if not value:
+        return f"{name} is empty" if name in header else f"{name} is absent"
+    return None if valid_uid(value) else f"{name} is not a valid UID"
+
+
+def read_pixels(path: Path, frame: int | None = None) -> tuple[Dataset, npt.NDArray[Any]]:
+    """Read a file and decode its pixels with colour converted to RGB and palettes applied.
+
+    Args:
+        path: the file.
+        frame: zero-based frame, or None for all.
+
+    Returns:
+        The dataset (with pixel data) and ``[H, W]``, ``[H, W, 3]``, or both with a leading frame axis.
+
+    Raises:
+        IngestError: truncated or undecodable pixel data, or an unsupported transfer syntax.
+    """
+    from pydicom import dcmread
+    from pydicom.pixels.processing import apply_color_lut
+    from pydicom.pixels.utils import pixel_array
+
+    try:
+        dataset = dcmread(path)
+        syntax = str(dataset.file_meta.TransferSyntaxUID)
+        if dataset.get("PixelData") is None:
+            msg = "holds no pixel data"
+            raise IngestError(msg, study=path.name)
+        array = pixel_array(dataset, index=frame, decoding_plugin=_DECODER.get(syntax, ""))
+        if str(dataset.PhotometricInterpretation) == "PALETTE COLOR":
+            array = apply_color_lut(array, dataset)
+            if array.dtype != np.uint8:  # 16-bit palettes store 8-bit colours in the high byte
+                array = (array >> 8).astype(np.uint8)
+    except IngestError:
+        raise
+    except Exception as error:  # every decoder has its own kinds
+        # Messages about byte counts are safe to repeat; others may quote paths or header values.
+        detail = str(error).split("\n")[0][:160] if "bytes" in str(error) else type(error).__name__
+        msg = f"pixel data cannot be decoded ({detail}); the file is damaged, truncated or of an unsupported syntax"
+        raise IngestError(msg, study=path.name) from error
+    return dataset, array
+
+
+def rescaled(array: npt.NDArray[Any], dataset: Dataset) -> FloatArray:
+    """Apply the modality LUT or rescale (PS3.3 C.11.1) and undo MONOCHROME1; float32."""
+    from pydicom.pixels.processing import apply_modality_lut
+
+    if "ModalityLUTSequence" in dataset:
+        result = apply_modality_lut(array, dataset).astype(np.float32)
+    else:
+        slope = np.float32(dataset.get("RescaleSlope", None) or 1.0)
+        intercept = np.float32(dataset.get("RescaleIntercept", None) or 0.0)
+        result = array.astype(np.float32)
+        if slope != 1:
+            result *= slope
+        if intercept != 0:
+            result += intercept
+    padding = dataset.get("PixelPaddingValue", None)
+    if padding is not None:
+        mask = array == padding
+        if mask.any() and not mask.all():
+            result[mask] = result[~mask].min()
+    return result

@@ -1,0 +1,162 @@
+"""Folders, archives and files -> the studies in them, found recursively."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medxai.errors import IngestError, MedxaiError
+from medxai.identity import pseudonym, sha256_file
+from medxai.ingest.archive import unpack
+from medxai.ingest.dicom_file import is_dicom, read_header
+from medxai.study import SourceFiles, SourceKind
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_SUFFIXES: dict[str, SourceKind] = {
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+    ".png": "picture",
+    ".jpg": "picture",
+    ".jpeg": "picture",
+    ".mp4": "video",
+    ".avi": "video",
+    ".mov": "video",
+    ".mpeg": "video",
+    ".mpg": "video",
+    ".gif": "video",
+}
+_DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
+#: Result and document classes that share folders with images (SR, SEG, PM, PR, KO, PDF, DICOMDIR).
+_NOT_IMAGES = (
+    "1.2.840.10008.5.1.4.1.1.88.",
+    "1.2.840.10008.5.1.4.1.1.66",
+    "1.2.840.10008.5.1.4.1.1.30",
+    "1.2.840.10008.5.1.4.1.1.11.",
+    "1.2.840.10008.5.1.4.1.1.104.",
+    "1.2.840.10008.1.3.10",
+)
+_ENHANCED = {
+    "1.2.840.10008.5.1.4.1.1.2.1",
+    "1.2.840.10008.5.1.4.1.1.2.2",
+    "1.2.840.10008.5.1.4.1.1.4.1",
+    "1.2.840.10008.5.1.4.1.1.4.4",
+    "1.2.840.10008.5.1.4.1.1.128.1",
+}
+_VOLUME_MODALITIES = {"CT", "MR", "PT"}
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An input that cannot become a study: pseudonymous key, hash, the file and the reason."""
+
+    key: str
+    sha256: str
+    path: Path
+    error: MedxaiError
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What lies under a path: sources to analyse, and inputs that were refused."""
+
+    sources: tuple[SourceFiles, ...]
+    rejected: tuple[Rejected, ...]
+    ignored: int
+
+
+def discover(roots: Sequence[Path], workspace: Path) -> Discovery:
+    """Find every study below `roots`; archives are unpacked below `workspace`.
+
+    DICOM instances are grouped by study and series; enhanced multi-frame objects and ultrasound are one
+    study per instance. Files of unknown kinds are ignored and counted. Symbolic links are not followed.
+
+    Raises:
+        IngestError: a root does not exist, or nothing under all of them looks like an image.
+    """
+    sources: dict[str, SourceFiles] = {}
+    rejected: list[Rejected] = []
+    series: dict[tuple[str, str], list[Path]] = {}
+    ignored = 0
+    for root in roots:
+        if not root.exists():
+            msg = "does not exist"
+            raise IngestError(msg, study=str(root))
+        for path in _files(root, workspace, rejected):
+            try:
+                found = _classify(path)
+                if found is None:
+                    ignored += 1
+                elif isinstance(found, SourceFiles):
+                    sources.setdefault(found.key, found)
+                else:
+                    series.setdefault(found, []).append(path)
+            except MedxaiError as error:
+                rejected.append(_reject(path, error))
+    for (study_uid, series_uid), files in series.items():
+        key = pseudonym("dicom", study_uid, series_uid)
+        sources.setdefault(key, SourceFiles(key, "dicom", tuple(sorted(files)), f"{key} (DICOM series)"))
+    if not sources and not rejected:
+        names = ", ".join(str(root) for root in roots)
+        msg = f"no DICOM, NIfTI, picture or video found ({ignored} other files)"
+        raise IngestError(msg, study=names)
+    return Discovery(tuple(sorted(sources.values(), key=lambda s: s.key)), tuple(rejected), ignored)
+
+
+def is_volume_series(header: Dataset) -> bool:
+    """True when instances of this kind are the slices of one volume."""
+    return str(header.get("Modality", "")) in _VOLUME_MODALITIES and "NumberOfFrames" not in header
+
+
+def is_enhanced(header: Dataset) -> bool:
+    """True for enhanced multi-frame objects, whose geometry lies in functional groups."""
+    return str(header.get("SOPClassUID", "")) in _ENHANCED
+
+
+def _files(root: Path, workspace: Path, rejected: list[Rejected]) -> Iterator[Path]:
+    paths = [root] if root.is_file() else sorted(root.rglob("*"))
+    for path in paths:
+        if not path.is_file() or path.is_symlink() or path.name.startswith("."):
+            continue
+        if path.suffix.lower() != ".zip":
+            yield path
+            continue
+        try:
+            folder = unpack(path, workspace / f"zip-{pseudonym('file', sha256_file(path))}")
+        except MedxaiError as error:
+            rejected.append(_reject(path, error))
+            continue
+        yield from (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith("."))
+
+
+def _reject(path: Path, error: MedxaiError) -> Rejected:
+    digest = sha256_file(path)
+    key = pseudonym("file", digest)
+    return Rejected(key, digest, path, type(error)(error.reason, study=key))
+
+
+def _classify(path: Path) -> SourceFiles | tuple[str, str] | None:
+    name = path.name.lower()
+    suffix = ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+    kind = _SUFFIXES.get(suffix)
+    if kind is not None:
+        key = pseudonym("file", sha256_file(path))
+        return SourceFiles(key, kind, (path,), f"{key} ({kind})")
+    if not is_dicom(path):
+        if suffix in _DICOM_SUFFIXES:
+            msg = "is named as DICOM but is not a DICOM file (no DICM prefix)"
+            raise IngestError(msg)
+        return None
+    header = read_header(path)
+    sop_class = str(header.get("SOPClassUID", "") or header.file_meta.get("MediaStorageSOPClassUID", ""))
+    if sop_class.startswith(_NOT_IMAGES):
+        return None
+    study_uid = str(header.get("StudyInstanceUID", "") or "")
+    series_uid = str(header.get("SeriesInstanceUID", "") or path.parent)
+    if is_volume_series(header):
+        return (study_uid, series_uid)
+    key = pseudonym("instance", study_uid, series_uid, str(header.get("SOPInstanceUID", "") or sha256_file(path)))
+    return SourceFiles(key, "dicom", (path,), f"{key} (DICOM instance)")

@@ -1,0 +1,50 @@
+"""SourceFiles -> Study: choose the reader and name the study in every error."""
+
+from __future__ import annotations
+
+from medxai.errors import MedxaiError
+from medxai.identity import sha256_files
+from medxai.ingest.dicom_file import read_header
+from medxai.ingest.dicom_series import read_series
+from medxai.ingest.discover import is_enhanced, is_volume_series
+from medxai.ingest.multiframe import read_multiframe
+from medxai.ingest.nifti import read_nifti
+from medxai.ingest.picture import read_picture
+from medxai.ingest.ultrasound import read_image
+from medxai.ingest.video import read_video
+from medxai.study import SourceFiles, Study, Volume
+
+
+def read_study(source: SourceFiles, modality: str | None = None) -> Study:
+    """Decode one discovered source.
+
+    Args:
+        source: what discovery found.
+        modality: DICOM modality to assume for formats that store none (NIfTI ``OT``, pictures and
+            video ``US`` by default).
+
+    Raises:
+        MedxaiError: one line with the study's pseudonym and the cause.
+    """
+    try:
+        volume, notes = _read(source, modality)
+        return Study(source.key, source.kind, sha256_files(source.files), volume, notes)
+    except MedxaiError as error:
+        # File names may carry patient names, so messages use the pseudonym; quarantine records list the files.
+        raise type(error)(error.reason, study=source.key) from error
+
+
+def _read(source: SourceFiles, modality: str | None) -> tuple[Volume, tuple[str, ...]]:
+    first = source.files[0]
+    if source.kind == "nifti":
+        return read_nifti(first, modality or "OT"), ()
+    if source.kind == "picture":
+        return read_picture(first, modality or "US"), ()
+    if source.kind == "video":
+        return read_video(first, modality or "US"), ()
+    header = read_header(first)
+    if is_enhanced(header):
+        return read_multiframe(first, source.key)
+    if is_volume_series(header):
+        return read_series(source.files, source.key)
+    return read_image(first, source.key)
