@@ -1,0 +1,1 @@
+"""Volume -> network input and the exact way back to the original voxels."""

@@ -1,0 +1,78 @@
+"""What a network expects of its input, as stored in a bundle's metadata."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WindowIntensity(_Frozen):
+    """Linear ``[low, high]`` -> ``[0, 1]`` with clipping; Hounsfield units for CT."""
+
+    kind: Literal["window"] = "window"
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low < self.high:
+            msg = f"window low {self.low} must be below high {self.high}"
+            raise ValueError(msg)
+        return self
+
+
+class AffineIntensity(_Frozen):
+    """``(value - mean) / std`` per channel with fixed constants, in stored units (0..255 for pictures)."""
+
+    kind: Literal["affine"] = "affine"
+    mean: tuple[float, ...]
+    std: tuple[PositiveFloat, ...]
+
+
+class ZScoreIntensity(_Frozen):
+    """Zero mean and unit variance over the voxels of the study that are above ``floor``."""
+
+    kind: Literal["zscore"] = "zscore"
+    floor: float | None = None
+
+
+Intensity = Annotated[WindowIntensity | AffineIntensity | ZScoreIntensity, Field(discriminator="kind")]
+
+
+class PreparationSpec(_Frozen):
+    """Geometry and intensity of a network's input.
+
+    Attributes:
+        axes: ``HW`` for a 2D network (a cine is then a batch of frames), ``DHW`` for a 3D one.
+        window: spatial input size of the network, in voxels.
+        spacing_mm: target spacing along the prepared axes; None means that the image is scaled to fit
+            into `window` with its aspect kept, which needs no calibration.
+        channels: 1 (colour is reduced to luminance) or 3 (grey is repeated).
+        intensity: mapping of values.
+        fill: value, in source units, of what lies outside the image.
+        overlap: overlap of neighbouring windows as a fraction of the window, for larger volumes.
+    """
+
+    axes: Literal["HW", "DHW"]
+    window: tuple[PositiveInt, ...]
+    spacing_mm: tuple[PositiveFloat, ...] | None = None
+    channels: Literal[1, 3] = 1
+    intensity: Intensity
+    fill: float = 0.0
+    overlap: Annotated[float, Field(ge=0.0, le=0.9)] = 0.5
+
+    @model_validator(mode="after")
+    def _dimensions(self) -> Self:
+        n = len(self.axes)
+        if len(self.window) != n or (self.spacing_mm is not None and len(self.spacing_mm) != n):
+            msg = f"window and spacing_mm need {n} entries for axes {self.axes}"
+            raise ValueError(msg)
+        if self.axes == "DHW" and self.spacing_mm is None:
+            msg = "a 3D network needs spacing_mm"
+            raise ValueError(msg)
+        return self
