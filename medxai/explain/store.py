@@ -1,0 +1,104 @@
+"""Analyses on disk: what one stage leaves for the next, so that a killed batch resumes after the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from medxai.errors import ExplainError
+from medxai.files import atomic_path
+from medxai.predict.bundle import Bundle
+from medxai.prepare.grid import plan_grid
+from medxai.study import Explanation, Prediction, Study
+
+_FORMAT = 1
+
+
+def save_analysis(path: Path, prediction: Prediction, explanations: tuple[Explanation, ...]) -> Path:
+    """Write prediction and maps (layer grid and input grid) to one ``.npz``, atomically.
+
+    The map on the original grid is left out: it follows exactly from the input grid.
+    """
+    arrays = {
+        "logits": prediction.logits,
+        "probabilities": prediction.probabilities,
+        "window_logits": prediction.window_logits if prediction.window_logits is not None else prediction.logits[None],
+    }
+    header = {
+        "format": _FORMAT,
+        "labels": prediction.labels,
+        "index": prediction.index,
+        "model": prediction.model,
+        "model_sha256": prediction.model_sha256,
+        "explanations": [
+            {
+                "method": item.method,
+                "layer": item.layer,
+                "class_index": item.class_index,
+                "score": item.score,
+                "cell_mm": item.cell_mm,
+                "parameters": dict(item.parameters),
+                "flags": sorted(item.flags),
+                "reason": item.reason,
+            }
+            for item in explanations
+        ],
+    }
+    for i, item in enumerate(explanations):
+        arrays[f"raw_{i}"] = item.raw
+        arrays[f"input_{i}"] = item.input_map
+    arrays["header"] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), dtype=np.uint8)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def load_analysis(path: Path, study: Study, bundle: Bundle) -> tuple[Prediction, tuple[Explanation, ...]]:
+    """Read what `save_analysis` wrote and place the maps in `study` again.
+
+    Raises:
+        ExplainError: unreadable file, or one of another model.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            arrays = {name: data[name] for name in data.files}
+        header = json.loads(arrays["header"].tobytes())
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        msg = f"the stored analysis cannot be read ({type(error).__name__}); delete it and run again"
+        raise ExplainError(msg, study=study.key) from error
+    if header["format"] != _FORMAT or header["model_sha256"] != bundle.sha256:
+        msg = "the stored analysis belongs to another model or version; delete it and run again"
+        raise ExplainError(msg, study=study.key)
+    prediction = Prediction(
+        labels=tuple(header["labels"]),
+        logits=arrays["logits"],
+        probabilities=arrays["probabilities"],
+        index=header["index"],
+        model=header["model"],
+        model_sha256=header["model_sha256"],
+        window_logits=arrays["window_logits"],
+    )
+    grid = plan_grid(study.volume, bundle.spec.preparation)
+    explanations = tuple(
+        Explanation(
+            method=item["method"],
+            layer=item["layer"],
+            class_index=item["class_index"],
+            class_label=prediction.labels[item["class_index"]],
+            score=item["score"],
+            raw=arrays[f"raw_{i}"],
+            input_map=arrays[f"input_{i}"],
+            map=np.maximum(grid.backward(arrays[f"input_{i}"]), 0.0),
+            affine=study.volume.affine,
+            input_affine=grid.affine,
+            cell_mm=tuple(item["cell_mm"]),
+            model_sha256=header["model_sha256"],
+            parameters=item["parameters"],
+            flags=frozenset(item["flags"]),
+            reason=item["reason"],
+        )
+        for i, item in enumerate(header["explanations"])
+    )
+    return prediction, explanations
