@@ -1,0 +1,1 @@
+"""The worklist and the deliveries of record, in SQLite (WAL) or PostgreSQL."""

@@ -1,0 +1,204 @@
+"""What is to be done, what is being done, what was done: claims, results and quarantine."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Engine, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from medxai.errors import MedxaiError, WorklistError
+from medxai.records.tables import Delivery, Job, now
+
+
+@dataclass(frozen=True)
+class JobIdentity:
+    """What makes a job the same job: study, input bytes, model and configuration."""
+
+    study_key: str
+    input_sha256: str
+    model_sha256: str
+    config_sha256: str
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A read-only copy of a job."""
+
+    id: int
+    study_key: str
+    state: str
+    stage: str
+    attempts: int
+    analyses: int
+    reason_code: str
+    reason: str
+    folder: str
+
+
+class Worklist:
+    """Operations on jobs and deliveries; every method is one transaction and may be called by any thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
+
+    def register(self, identity: JobIdentity) -> JobRow:
+        """Return the job of `identity`, created as ``queued`` when it is new."""
+        with Session(self._engine) as session, session.begin():
+            job = session.scalar(_find(identity))
+            if job is None:
+                try:
+                    with session.begin_nested():
+                        job = Job(
+                            study_key=identity.study_key,
+                            input_sha256=identity.input_sha256,
+                            model_sha256=identity.model_sha256,
+                            config_sha256=identity.config_sha256,
+                        )
+                        session.add(job)
+                except IntegrityError:  # another process was faster
+                    job = session.scalar(_find(identity))
+            if job is None:
+                msg = "the job vanished while it was registered"
+                raise WorklistError(msg, study=identity.study_key)
+            session.flush()
+            return _row(job)
+
+    def claim(self, job_id: int) -> bool:
+        """Take a job; False when it is done or a living process holds it.
+
+        A job whose owner died is taken over. Jobs in quarantine are tried again.
+        """
+        with Session(self._engine) as session, session.begin():
+            owner = session.scalar(select(Job.owner).where(Job.id == job_id))
+            takeable = [Job.state.in_(("queued", "quarantined")), Job.owner == self.owner]
+            if owner is not None and not _alive(owner):
+                takeable.append(Job.owner == owner)
+            taken = session.execute(
+                update(Job)
+                .where(Job.id == job_id, Job.state != "done", or_(*takeable))
+                .values(
+                    state="running", owner=self.owner, attempts=Job.attempts + 1, updated_at=now(), reason="", reason_code=""
+                )
+            )
+            return bool(taken.rowcount)  # type: ignore[attr-defined]
+
+    def stage(self, job_id: int, stage: str, *, analysed: bool = False, folder: str | None = None) -> None:
+        """Record that a stage finished."""
+        values: dict[str, object] = {"stage": stage, "updated_at": now()}
+        if analysed:
+            values["analyses"] = Job.analyses + 1
+        if folder is not None:
+            values |= {"folder": folder, "state": "exported"}
+        self._update(job_id, values)
+
+    def finish(self, job_id: int) -> None:
+        """Mark a job as done: exported, and delivered wherever it had to be."""
+        self._update(job_id, {"state": "done", "stage": "done", "owner": "", "updated_at": now()})
+
+    def reopen(self, job_id: int) -> None:
+        """Put a finished job back into the queue, for outputs that were deleted or changed since."""
+        self._update(job_id, {"state": "queued", "stage": "", "owner": "", "updated_at": now()})
+
+    def quarantine(self, job_id: int, error: MedxaiError) -> None:
+        """Put a job aside with the reason."""
+        values = {"state": "quarantined", "reason_code": error.code, "reason": error.reason, "owner": "", "updated_at": now()}
+        self._update(job_id, values)
+
+    def get(self, job_id: int) -> JobRow:
+        """Return one job.
+
+        Raises:
+            WorklistError: there is none with this number.
+        """
+        with Session(self._engine) as session:
+            job = session.get(Job, job_id)
+            if job is None:
+                msg = f"there is no job {job_id}"
+                raise WorklistError(msg)
+            return _row(job)
+
+    def jobs(self, states: Sequence[str] = ()) -> list[JobRow]:
+        """All jobs, or those in `states`, oldest first."""
+        query = select(Job).order_by(Job.id)
+        if states:
+            query = query.where(Job.state.in_(states))
+        with Session(self._engine) as session:
+            return [_row(job) for job in session.scalars(query)]
+
+    def begin_delivery(self, job_id: int, uid: str, destination: str) -> str:
+        """Announce a transfer; returns ``new``, ``sending`` (a former attempt's end is unknown) or ``sent``."""
+        with Session(self._engine) as session, session.begin():
+            row = session.scalar(
+                select(Delivery).where(Delivery.sop_instance_uid == uid, Delivery.destination == destination)
+            )
+            if row is not None:
+                return row.state
+            session.add(Delivery(job_id=job_id, sop_instance_uid=uid, destination=destination))
+            return "new"
+
+    def end_delivery(self, uid: str, destination: str) -> None:
+        """Record that the destination has the object."""
+        with Session(self._engine) as session, session.begin():
+            session.execute(
+                update(Delivery)
+                .where(Delivery.sop_instance_uid == uid, Delivery.destination == destination)
+                .values(state="sent", updated_at=now())
+            )
+
+    def deliveries(self, job_id: int) -> list[tuple[str, str, str]]:
+        """``(SOPInstanceUID, destination, state)`` of a job."""
+        query = select(Delivery).where(Delivery.job_id == job_id).order_by(Delivery.id)
+        with Session(self._engine) as session:
+            return [(row.sop_instance_uid, row.destination, row.state) for row in session.scalars(query)]
+
+    def _update(self, job_id: int, values: dict[str, object]) -> None:
+        with Session(self._engine) as session, session.begin():
+            session.execute(update(Job).where(Job.id == job_id).values(**values))
+
+
+def _find(identity: JobIdentity):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a SQLAlchemy select
+    return select(Job).where(
+        Job.study_key == identity.study_key,
+        Job.input_sha256 == identity.input_sha256,
+        Job.model_sha256 == identity.model_sha256,
+        Job.config_sha256 == identity.config_sha256,
+    )
+
+
+def _row(job: Job) -> JobRow:
+    return JobRow(
+        job.id,
+        job.study_key,
+        job.state,
+        job.stage,
+        job.attempts,
+        job.analyses,
+        job.reason_code,
+        job.reason,
+        job.folder,
+    )
+
+
+def _started(pid: int) -> str:
+    """Start time of a process in clock ticks since boot, which tells a reused process id apart."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return "0"
+
+
+def _alive(owner: str) -> bool:
+    """False when the owner was a process of this machine that no longer runs."""
+    if not owner:
+        return False
+    host, pid, started = owner.rsplit(":", 2)
+    if host != socket.gethostname():
+        return True  # another machine's job is not ours to judge
+    return _started(int(pid)) == started and started != "0"
