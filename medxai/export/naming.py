@@ -1,0 +1,73 @@
+"""Names of output files and short texts: role, method and class only, never anything of the patient."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from medxai.settings import ExportOptions
+from medxai.study import Explanation, Result
+
+#: The sentence that every picture and object carries.
+NOTICE = "AI explanation, not for diagnosis"
+
+
+def ascii_text(text: str, limit: int) -> str:
+    """Return `text` in ASCII without backslashes and line breaks, at most `limit` characters.
+
+    Objects keep the character set of their source, which may not hold a class name of another script; ASCII
+    is part of every one (PS3.5 section 6.1.2). The backslash separates values.
+    """
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    plain = " ".join(plain.replace("\\", "/").split())
+    return plain if len(plain) <= limit else plain[: limit - 3].rstrip() + "..."
+
+
+def slug(text: str) -> str:
+    """Return `text` as lower-case letters, digits and hyphens, at most 40 characters; never empty."""
+    plain = re.sub(r"[^a-z0-9]+", "-", ascii_text(text, 200).lower()).strip("-")
+    return plain[:40].rstrip("-") or "class"
+
+
+def stem(role: str, explanation: Explanation) -> str:
+    """Return the file name without suffix; the class index keeps classes with equal slugs apart."""
+    return f"{role}_{slug(explanation.method)}_{explanation.class_index}-{slug(explanation.class_label)}"
+
+
+def chosen(result: Result, options: ExportOptions) -> tuple[Explanation, ...]:
+    """Return the explanations that become objects."""
+    return result.explanations[:1] if options.explanations == "primary" else result.explanations
+
+
+def method_title(method: str) -> str:
+    """Return the name of a method as people write it (``gradcam`` -> ``Grad-CAM``)."""
+    known = {
+        "cam": "CAM",
+        "gradcam": "Grad-CAM",
+        "gradcampp": "Grad-CAM++",
+        "gradcam++": "Grad-CAM++",
+        "hirescam": "HiResCAM",
+        "layercam": "Layer-CAM",
+        "scorecam": "Score-CAM",
+        "ablationcam": "Ablation-CAM",
+        "xgradcam": "XGrad-CAM",
+        "eigencam": "Eigen-CAM",
+    }
+    return known.get(method.lower().replace("_", "").replace("-", ""), method)
+
+
+def uid_name(uid: str) -> str:
+    """Return the name of a SOP class or transfer syntax, or the UID itself when nobody knows it."""
+    from pydicom.uid import UID
+
+    # Newer than pydicom 3.0's dictionary.
+    known = {"1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage"}
+    return known.get(str(uid)) or str(UID(str(uid)).name)
+
+
+def percent(value: float) -> str:
+    """Return a probability as a percentage with one decimal; never a rounded-up certainty."""
+    text = f"{100.0 * value:.1f} %"
+    if text == "100.0 %" and value < 1.0:
+        return "> 99.9 %"
+    return "< 0.1 %" if text == "0.0 %" and value > 0.0 else text

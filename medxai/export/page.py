@@ -1,0 +1,209 @@
+"""One self-contained HTML page per case: decision, evidence over the image, limits, provenance."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medxai import __version__
+from medxai.export.colours import FLOOR, alpha, heat, table
+from medxai.export.display import View, evidence_curve, frames, plane, rgb_plane, view_of, window_of
+from medxai.export.naming import NOTICE, chosen, method_title, percent, uid_name
+from medxai.settings import ExportOptions
+from medxai.export.provenance import cell_text, peak
+from medxai.files import write_text
+from medxai.study import Explanation, Result
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+ROLE = "page"
+
+#: Levels of the overlay's palette: fewer compress better, and a map has no finer detail to lose.
+_LEVELS = 64
+
+_FLAGS = {
+    "empty": "No positive evidence: nothing in the image raised the score of this class.",
+    "unstable": "Unstable: small changes of the input move the evidence.",
+    "class_agnostic": "Not class-specific: the map looks the same for other classes.",
+}
+
+
+def applies(result: Result) -> str | None:
+    """Return None: every result can be shown."""
+    return None if result.explanations else "there is no explanation"
+
+
+def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
+    """Write ``case.html`` and return its path; DICOM objects already in `folder` are listed by UID."""
+    text = _template().render(**context(result, options, _objects(folder)))
+    return [write_text(folder / "case.html", text)]
+
+
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("medxai.export", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("case.html.j2")
+
+
+def context(result: Result, options: ExportOptions, objects: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the values of the template; nothing in them identifies the patient.
+
+    Args:
+        result: study, decision and maps.
+        options: sizes and opacity.
+        objects: rows of the table of DICOM objects, see `_objects`.
+    """
+    volume, decided = result.study.volume, result.prediction
+    view = view_of(volume)
+    maps = chosen(result, options)
+    order = np.argsort(-decided.probabilities, kind="stable")
+    return {
+        "notice": NOTICE,
+        "key": result.study.key,
+        "modality": volume.modality,
+        "body_part": volume.body_part.title(),
+        "label": decided.label,
+        "probability": percent(decided.probability),
+        "classes": [
+            {
+                "name": decided.labels[i],
+                "percent": percent(float(decided.probabilities[i])),
+                "width": round(100.0 * float(decided.probabilities[i]), 2),
+                "decided": int(i) == decided.index,
+            }
+            for i in order
+        ],
+        "explanations": [_describe(explanation, result) for explanation in maps],
+        "what": "frame" if volume.axes == "THW" else "slice",
+        "total": frames(volume),
+        "view": view,
+        "opacity": round(100 * options.overlay_opacity),
+        "scale": _scale_stops(),
+        "data": _viewer_data(result, maps, view, options),
+        "provenance": _provenance(result),
+        "objects": objects,
+        "notes": result.study.notes,
+    }
+
+
+def _describe(explanation: Explanation, result: Result) -> dict[str, Any]:
+    return {
+        "method": method_title(explanation.method),
+        "label": explanation.class_label,
+        "layer": explanation.layer,
+        "cell": cell_text(result, explanation) + (" (d x h x w)" if all(v > 0 for v in explanation.cell_mm) else ""),
+        "score": f"{explanation.score:.3f}",
+        "peak": f"{peak(explanation):.4g}",
+        "empty": peak(explanation) <= 0,
+        "flags": [_FLAGS[flag] for flag in sorted(explanation.flags)],
+        "reason": explanation.reason,
+        "parameters": ", ".join(f"{k} = {v}" for k, v in sorted(explanation.parameters.items())),
+        "decided": explanation.class_index == result.prediction.index,
+    }
+
+
+def _viewer_data(result: Result, maps: tuple[Explanation, ...], view: View, options: ExportOptions) -> dict[str, Any]:
+    """Return images, overlays and evidence curves for the viewer's script, as data URIs and numbers."""
+    volume = result.study.volume
+    window, total = window_of(volume), frames(volume)
+    rows, columns = view.apply(np.empty(volume.shape[-2:], dtype=np.uint8)).shape
+    longest = options.page_pixels * 2 if total == 1 else options.page_pixels
+    size = view.size(rows, columns, longest)
+    half = view.size(rows, columns, max(96, longest // 2))
+    quality = 88 if total <= 4 else 80 if total <= 60 else 66
+    images = [_jpeg(view.apply(rgb_plane(volume, index, window)), size, quality) for index in range(total)]
+    layers = []
+    for explanation in maps:
+        values = explanation.normalised()
+        curve = evidence_curve(volume, values)
+        layers.append(
+            {
+                "overlays": [_overlay(view.apply(plane(volume, values, index)), half) for index in range(total)],
+                "curve": [round(float(v), 3) for v in curve],
+                "peak": int(curve.argmax()),
+            }
+        )
+    return {
+        "width": size[0],
+        "height": size[1],
+        "images": images,
+        "layers": layers,
+        "seconds": volume.frame_seconds or 0.1,
+    }
+
+
+def _jpeg(tile: npt.NDArray[np.uint8], size: tuple[int, int], quality: int) -> str:
+    from PIL import Image
+
+    image = Image.fromarray(np.ascontiguousarray(tile)).resize(size, Image.Resampling.LANCZOS)
+    if np.array_equal(tile[..., 0], tile[..., 1]) and np.array_equal(tile[..., 1], tile[..., 2]):
+        image = image.convert("L")
+    stream = io.BytesIO()
+    image.save(stream, format="JPEG", quality=quality, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _overlay(values: npt.NDArray[np.float32], size: tuple[int, int]) -> str:
+    """Return the evidence as a small palette PNG with transparency in its palette; empty without evidence."""
+    from PIL import Image
+
+    if float(values.max(initial=0.0)) < FLOOR:
+        return ""
+    image = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32)).resize(size, Image.Resampling.BILINEAR)
+    levels = np.rint(np.clip(np.asarray(image), 0.0, 1.0) * (_LEVELS - 1)).astype(np.uint8)
+    steps = np.linspace(0.0, 1.0, _LEVELS, dtype=np.float32)
+    indexed = Image.fromarray(levels, mode="P")
+    indexed.putpalette(heat(steps).tobytes())
+    clear = bytes(np.rint(alpha(steps, 1.0) * 255).astype(np.uint8).tolist())
+    stream = io.BytesIO()
+    indexed.save(stream, format="PNG", transparency=clear, optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _scale_stops() -> str:
+    picked = table()[np.linspace(0, 255, 10).astype(int)]
+    return ", ".join(f"rgb({r} {g} {b})" for r, g, b in picked.tolist())
+
+
+def _provenance(result: Result) -> list[tuple[str, str]]:
+    return [
+        ("Model", result.prediction.model),
+        ("Model bundle SHA-256", result.prediction.model_sha256),
+        ("Input SHA-256", result.study.input_sha256),
+        ("Configuration SHA-256", result.config_sha256),
+        ("Software", f"medxai {__version__}"),
+    ]
+
+
+def _objects(folder: Path) -> list[dict[str, Any]]:
+    """Return one row per DICOM series in `folder`: kind, number of instances, series and instance UID."""
+    import pydicom
+
+    rows: dict[str, dict[str, Any]] = {}
+    tags = ["SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID"]
+    for path in sorted(folder.glob("*.dcm")):
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+        row = rows.setdefault(
+            str(header.SeriesInstanceUID),
+            {
+                "kind": uid_name(header.SOPClassUID).replace(" Storage", ""),
+                "count": 0,
+                "series": str(header.SeriesInstanceUID),
+                "instance": str(header.SOPInstanceUID),
+            },
+        )
+        row["count"] += 1
+    return list(rows.values())

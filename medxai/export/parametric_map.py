@@ -1,0 +1,119 @@
+"""The map itself as a DICOM Parametric Map: float32, on the source grid, one object per class and method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medxai.export.naming import NOTICE, ascii_text, chosen, method_title, stem
+from medxai.settings import ExportOptions
+from medxai.export.placement import placed_sources, restore_frame_numbers, unplaced_reason
+from medxai.export.provenance import cell_text, concept, dates, device, equipment, finish, peak, uid_of
+from medxai.files import atomic_path
+from medxai.study import Explanation, Result
+
+if TYPE_CHECKING:
+    from highdicom.pm import ParametricMap
+    from pydicom import Dataset
+
+ROLE = "parametric_map"
+
+
+def applies(result: Result) -> str | None:
+    """Return None for DICOM sources with a place in the patient, otherwise the reason why not."""
+    return unplaced_reason(result)
+
+
+def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
+    """Write one object per chosen explanation and return the paths."""
+    sources = placed_sources(result)
+    paths = []
+    for number, explanation in enumerate(chosen(result, options)):
+        dataset = build(result, explanation, sources, options, options.series_number_base + number)
+        path = folder / f"{stem(ROLE, explanation)}.dcm"
+        with atomic_path(path) as temporary:
+            dataset.save_as(temporary, enforce_file_format=True)
+        paths.append(path)
+    return paths
+
+
+def build(
+    result: Result, explanation: Explanation, sources: list[Dataset], options: ExportOptions, series_number: int
+) -> ParametricMap:
+    """Return the object (PS3.3 A.75): values 0..1 of the map normalised over the study.
+
+    Args:
+        result: study, decision and maps.
+        explanation: map ``[D, H, W]`` on the grid of the study.
+        sources: headers in the order of the ``D`` axis, see `placed_sources`.
+        options: content qualification.
+        series_number: SeriesNumber of the new series.
+
+    Returns:
+        Object whose frames ascend along the normal of the planes, **not** in the order of the map: readers must go
+        by ImagePositionPatient. The real world value mapping is the identity; the scale before
+        normalisation is in its explanation and in DerivationDescription.
+    """
+    import highdicom as hd
+    from highdicom.pm import ParametricMap, RealWorldValueMapping
+    from pydicom.sr.codedict import codes
+
+    method = method_title(explanation.method)
+    mapping = RealWorldValueMapping(
+        lut_label=ascii_text(explanation.method.upper(), 16),
+        lut_explanation=ascii_text(f"0..1 of max {peak(explanation):.4g}; cell {cell_text(result, explanation)}", 64),
+        unit=codes.UCUM.NoUnits,
+        value_range=(0.0, 1.0),
+        slope=1.0,
+        intercept=0.0,
+        quantity_definition=concept(explanation.method),
+    )
+    pixels = np.ascontiguousarray(np.clip(explanation.normalised(), 0.0, 1.0), dtype=np.float32)
+    dataset = ParametricMap(
+        source_images=sources,
+        pixel_array=pixels,
+        series_instance_uid=uid_of(result, ROLE, explanation, "series"),
+        series_number=series_number,
+        sop_instance_uid=uid_of(result, ROLE, explanation),
+        instance_number=1,
+        contains_recognizable_visual_features=False,
+        real_world_value_mappings=[mapping],
+        voi_lut_transformations=[hd.VOILUTTransformation(window_center=0.5, window_width=1.0)],
+        content_label="HEATMAP",
+        content_description=ascii_text(
+            f"{method} {explanation.class_label} score {explanation.score:.3g} {explanation.layer}", 64
+        ),
+        content_qualification=options.content_qualification,
+        contributing_equipment=equipment(result),
+        series_description=ascii_text(f"{method} {explanation.class_label}: {NOTICE}", 64),
+        **device(result),
+        **dates(result),
+    )
+    finish(dataset, result, explanation, sources[0])
+    restore_frame_numbers(dataset, result.study.volume)
+    _ascend(dataset)
+    return dataset
+
+
+def _ascend(dataset: Dataset) -> None:
+    """Order the frames along the normal of the planes (rows x columns directions), in place.
+
+    Any order is valid, since each frame has its position. OHIF 3.13 however lays the frames of a map into its volume
+    in the order of the file, and its volumes ascend along the normal; highdicom writes them descending, which put
+    the evidence on mirrored slices.
+    """
+    cosines = dataset.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient
+    normal = np.cross(*np.asarray([float(v) for v in cosines]).reshape(2, 3))
+    items = list(dataset.PerFrameFunctionalGroupsSequence)
+    heights = [
+        float(np.dot([float(v) for v in item.PlanePositionSequence[0].ImagePositionPatient], normal)) for item in items
+    ]
+    order = np.argsort(heights, kind="stable")
+    frames = np.frombuffer(dataset.FloatPixelData, dtype="<f4").reshape(len(items), -1)
+    dataset.FloatPixelData = np.ascontiguousarray(frames[order]).tobytes()
+    items = [items[index] for index in order]
+    for number, item in enumerate(items):
+        item.FrameContentSequence[0].DimensionIndexValues = [number + 1]
+    dataset.PerFrameFunctionalGroupsSequence = items

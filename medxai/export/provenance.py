@@ -1,0 +1,228 @@
+"""Who made an object, from what and when: parts shared by all DICOM outputs, a function of the result alone."""
+
+from __future__ import annotations
+
+import copy
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from medxai import __version__
+from medxai.errors import ExportError
+from medxai.export.naming import ascii_text, method_title
+from medxai.identity import derive_uid
+from medxai.study import Explanation, Result
+
+if TYPE_CHECKING:
+    from highdicom import AlgorithmIdentificationSequence, ContributingEquipment
+    from pydicom import Dataset
+    from pydicom.sr.coding import Code
+
+MANUFACTURER = "medxai"
+MODEL_NAME = "medxai explain"
+
+#: Implementation of the files (PS3.7 annex D.3.3.2): a UID of the product, not of a run.
+IMPLEMENTATION_CLASS_UID = derive_uid("medxai", "implementation class")
+IMPLEMENTATION_VERSION_NAME = f"medxai {__version__}"[:16]
+
+#: Patient, study and series attributes that derived objects take over when the source has them; the series
+#: ones are those that describe the body, not the acquisition (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2, C.7.3.1).
+PATIENT_STUDY = (
+    "SpecificCharacterSet", "TimezoneOffsetFromUTC", "PatientName", "PatientID", "IssuerOfPatientID",
+    "PatientBirthDate", "PatientSex", "OtherPatientIDsSequence", "EthnicGroup", "PatientComments",
+    "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence", "StudyInstanceUID",
+    "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber",
+    "IssuerOfAccessionNumberSequence", "StudyDescription", "ReferencedStudySequence", "ProcedureCodeSequence",
+    "PatientAge", "PatientSize", "PatientWeight", "MedicalAlerts", "Allergies", "PregnancyStatus",
+)  # fmt: skip
+TYPE_2 = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+    "ReferringPhysicianName", "StudyID", "AccessionNumber",
+)  # fmt: skip
+
+
+def moment(result: Result) -> datetime:
+    """Return `result.created` as a date and time.
+
+    Raises:
+        ExportError: it is not ISO 8601.
+    """
+    try:
+        return datetime.fromisoformat(result.created)
+    except ValueError:
+        raise ExportError(f"created is not an ISO 8601 date: {result.created!r}", study=result.study.key) from None
+
+
+def uid_of(result: Result, role: str, explanation: Explanation, *parts: str) -> str:
+    """Return the derived UID of one object (or, by other `parts`, of its series)."""
+    return derive_uid(*result.identity, role, explanation.method, str(explanation.class_index), *parts)
+
+
+def shallow(dataset: Dataset) -> Dataset:
+    """Return a new data set with copies of the elements, sharing their values.
+
+    ``copy.copy`` and ``Dataset(other)`` share the table of elements, and setting an attribute changes an existing
+    element in place: either way a change would reach the study's headers.
+    """
+    from pydicom.dataset import Dataset
+
+    out = Dataset()
+    for element in dataset:
+        out.add(copy.copy(element))
+    return out
+
+
+def source_header(header: Dataset) -> Dataset:
+    """Return a shallow copy of a source header in which type 2 attributes exist and have legal values.
+
+    Derived objects copy them; real files leave some out or hold a sex outside M, F, O (PS3.3 C.7.1.1).
+    """
+    clean = shallow(header)
+    for keyword in TYPE_2:
+        if keyword not in clean or clean.get(keyword) is None:
+            setattr(clean, keyword, "")
+    if clean.PatientSex not in ("M", "F", "O"):
+        clean.PatientSex = ""
+    return clean
+
+
+def copy_patient_and_study(source: Dataset, target: Dataset) -> None:
+    """Copy the patient and study attributes of `source`; type 2 ones become empty when missing."""
+    for keyword in PATIENT_STUDY:
+        if keyword in source:
+            target.add(source[keyword])
+    for keyword in TYPE_2:
+        if keyword not in target:
+            setattr(target, keyword, "")
+
+
+def concept(method: str) -> Code:
+    """Return the standard code of what a map measures (PS3.16 CID 217, parametric-map quantities).
+
+    Only Grad-CAM and its direct relatives weight activations by gradients; others are class activation.
+    """
+    from pydicom.sr.codedict import codes
+
+    plain = method.lower().replace("_", "").replace("-", "")
+    if plain in ("gradcam", "gradcam++", "gradcampp", "hirescam", "layercam", "xgradcam"):
+        return codes.DCM.GradientWeightedClassActivation
+    if "cam" in plain:
+        return codes.DCM.ClassActivation
+    return codes.DCM.Saliency
+
+
+def cell_text(result: Result, explanation: Explanation) -> str:
+    """Return the size of one cell of the native map, for example ``8x16x16 mm``; pixels when uncalibrated."""
+    sizes = [f"{v:.3g}" for v in explanation.cell_mm if v > 0]
+    unit = "mm" if result.study.volume.calibrated else "pixels"
+    return f"{'x'.join(sizes)} {unit}" if sizes else "of unknown size"
+
+
+def peak(explanation: Explanation) -> float:
+    """Return the maximum of the map before normalisation."""
+    return float(explanation.map.max(initial=0.0))
+
+
+def derivation_text(result: Result, explanation: Explanation) -> str:
+    """Return how the map came about, for DerivationDescription (ST, 1024 characters)."""
+    flags = ", ".join(sorted(explanation.flags)) or "none"
+    parameters = ", ".join(f"{k}={v}" for k, v in sorted(explanation.parameters.items())) or "none"
+    text = (
+        f"{method_title(explanation.method)} of class {explanation.class_label} at layer {explanation.layer}; "
+        f"score {explanation.score:.6g}; divided by its maximum {peak(explanation):.6g} over the whole study; "
+        f"native cell {cell_text(result, explanation)} (d, h, w), interpolated to the source grid; flags {flags}; "
+        f"model {result.prediction.model} sha256 {explanation.model_sha256[:16]}; "
+        f"configuration sha256 {result.config_sha256[:16]}; parameters {parameters}"
+    )
+    return ascii_text(text, 1024)
+
+
+def equipment(result: Result) -> list[ContributingEquipment]:
+    """Return the algorithm as contributing equipment.
+
+    IHE AI Results asks for every algorithm in ContributingEquipmentSequence, with a Device UID that changes
+    with the model: it is derived from the hash of the bundle.
+    """
+    from highdicom import ContributingEquipment
+    from pydicom.sr.codedict import codes
+
+    item = ContributingEquipment(
+        manufacturer=MANUFACTURER,
+        purpose_of_reference=codes.DCM.ProcessingEquipment,
+        manufacturer_model_name=ascii_text(result.prediction.model, 64),
+        software_versions=__version__,
+        device_serial_number=result.prediction.model_sha256[:16],
+        contribution_datetime=moment(result).replace(tzinfo=None),
+        contribution_description="Classification and visual explanation by a neural network",
+    )
+    item.DeviceUID = derive_uid("model", result.prediction.model_sha256)
+    return [item]
+
+
+def algorithm(result: Result, explanation: Explanation) -> AlgorithmIdentificationSequence:
+    """Return the algorithm identification of a segment (PS3.3 table 10-19, family of CID 7162)."""
+    from highdicom import AlgorithmIdentificationSequence
+    from pydicom.sr.codedict import codes
+
+    parameters = {"layer": explanation.layer, "class": explanation.class_label, "model": result.prediction.model}
+    return AlgorithmIdentificationSequence(
+        name=ascii_text(method_title(explanation.method), 64),
+        family=codes.DCM.ArtificialIntelligence,
+        version=ascii_text(f"medxai {__version__}", 64),
+        source=MANUFACTURER,
+        parameters={key: ascii_text(value, 256).replace(",", ";") for key, value in parameters.items()},
+    )
+
+
+def device(result: Result) -> dict[str, str]:
+    """Return the equipment arguments of highdicom constructors (PS3.3 C.7.5.2, all type 1)."""
+    return {
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": MODEL_NAME,
+        "software_versions": __version__,
+        "device_serial_number": result.prediction.model_sha256[:16],
+    }
+
+
+def dates(result: Result) -> dict[str, Any]:
+    """Return content and series dates for highdicom constructors, from the result and never from the clock."""
+    when = moment(result)
+    return {"content_date": when.date(), "content_time": when.time().replace(microsecond=0)}
+
+
+def finish(dataset: Dataset, result: Result, explanation: Explanation, body: Dataset) -> None:
+    """Complete an object in place: body part, derivation, and everything a library took from the clock.
+
+    Args:
+        dataset: object to complete.
+        result: what it was made from.
+        explanation: the map it shows.
+        body: source header with BodyPartExamined and Laterality.
+    """
+    when = moment(result)
+    dataset.InstanceCreationDate = when.strftime("%Y%m%d")
+    dataset.InstanceCreationTime = when.strftime("%H%M%S")
+    dataset.DerivationDescription = derivation_text(result, explanation)
+    part = result.study.volume.body_part or str(body.get("BodyPartExamined", "") or "")
+    if part:
+        dataset.BodyPartExamined = ascii_text(part, 16).upper()
+    if dataset.Modality != "SEG":
+        # A segmentation tells the side per segment, and its series has none. Elsewhere it is type 2C: without a
+        # body part nobody can tell that it is unpaired, so the answer "unknown" is due.
+        if "Laterality" in body:
+            dataset.Laterality = body.Laterality
+        elif not part:
+            dataset.Laterality = ""
+    fixed = when.strftime("%Y%m%d%H%M%S")
+    for item in dataset.get("ContributingEquipmentSequence", []):
+        if "ContributionDateTime" in item:
+            item.ContributionDateTime = fixed
+    _derive_organisation(dataset, derive_uid(str(dataset.SOPInstanceUID), "dimension organization"))
+    meta = dataset.file_meta
+    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+
+
+def _derive_organisation(dataset: Dataset, uid: str) -> None:
+    for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
+        for item in dataset.get(keyword, []):
+            item.DimensionOrganizationUID = uid

@@ -1,0 +1,186 @@
+"""Settings of a run: what configs/*.yaml may say. The JSON Schema in docs/settings.json comes from here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+
+from medxai.errors import SettingsError
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Role = Literal["parametric_map", "segmentation", "secondary_capture", "nifti", "picture", "page"]
+ROLES: tuple[Role, ...] = ("parametric_map", "segmentation", "secondary_capture", "nifti", "picture", "page")
+
+Threshold = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class ExportOptions(_Frozen):
+    """Settings of the export stage; part of the configuration hash, since they change outputs.
+
+    Attributes:
+        formats: roles to write, in any order; an exporter that does not apply to a study is skipped with a
+            reason.
+        explanations: which maps become objects: the primary one or all.
+        bands: thresholds of the normalised map (0..1, exclusive), ascending, one segment each.
+        labelmap: write the bands as a LABELMAP segmentation (exclusive bands, RLE) instead of BINARY.
+        omit_empty_frames: leave frames without any band out of a segmentation.
+        content_qualification: PS3.3 C.8.13.2 term; RESEARCH until the product is cleared.
+        series_number_base: first SeriesNumber of written series; far above those of scanners.
+        overlay_opacity: opacity of the strongest evidence in pictures, 0..1; weaker evidence is
+            proportionally more transparent.
+        picture_slices: slices shown in the mosaic.
+        page_pixels: longest side in pixels of a slice in the HTML page.
+    """
+
+    formats: tuple[Role, ...] = ROLES
+    explanations: Literal["primary", "all"] = "all"
+    bands: tuple[Threshold, ...] = Field(default=(0.25, 0.5, 0.75), min_length=1, max_length=9)
+    labelmap: bool = False
+    omit_empty_frames: bool = True
+    content_qualification: Literal["RESEARCH", "SERVICE", "PRODUCT"] = "RESEARCH"
+    series_number_base: int = Field(default=9100, ge=1, le=2_000_000_000)
+    overlay_opacity: float = Field(default=0.8, gt=0.0, le=1.0)
+    picture_slices: int = Field(default=12, ge=1, le=48)
+    page_pixels: int = Field(default=384, ge=128, le=1024)
+
+    @field_validator("bands")
+    @classmethod
+    def _ascending(cls, bands: tuple[float, ...]) -> tuple[float, ...]:
+        if list(bands) != sorted(set(bands)):
+            raise ValueError("bands must be different thresholds in ascending order, for example [0.25, 0.5, 0.75]")
+        return bands
+
+
+class Destination(_Frozen):
+    """Where objects go.
+
+    Attributes:
+        name: what messages call it.
+        kind: ``dimse`` or ``dicomweb``.
+        host: of a DIMSE node.
+        port: of a DIMSE node.
+        aet: its application entity title.
+        calling_aet: ours.
+        url: root of a DICOMweb service, up to and including ``/dicom-web``.
+        connect_seconds: limit for connecting and association negotiation.
+        response_seconds: limit for each answer.
+    """
+
+    name: str = Field(min_length=1)
+    kind: Literal["dimse", "dicomweb"]
+    host: str = ""
+    port: int = Field(default=104, ge=1, le=65535)
+    aet: str = Field(default="", max_length=16)
+    calling_aet: str = Field(default="MEDXAI", min_length=1, max_length=16)
+    url: str = ""
+    connect_seconds: float = Field(default=10.0, gt=0)
+    response_seconds: float = Field(default=60.0, gt=0)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.kind == "dimse" and not (self.host and self.aet):
+            raise ValueError("a dimse destination needs host, port and aet")
+        if self.kind == "dicomweb" and not self.url.startswith(("http://", "https://")):
+            raise ValueError("a dicomweb destination needs a url that starts with http:// or https://")
+        return self
+
+
+class RunSettings(_Frozen):
+    """One batch: inputs, model, methods, outputs.
+
+    Attributes:
+        inputs: files, folders or zip archives, searched recursively; relative to the working directory.
+        output: folder of the results; the worklist lies in ``<output>/.medxai`` unless `database` is set.
+        bundle: name of a shipped bundle or path of a bundle folder.
+        allow: JSON file with the hashes of further bundles that may be loaded.
+        methods: explanation methods; the first is the primary one.
+        explain_class: class name to explain, or None for the decided class.
+        modality: DICOM modality to assume for NIfTI files, which store none.
+        force: analyse although the body part differs from what the bundle was trained on.
+        stability: repeat the strongest window with slight noise and flag maps that change.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``float32``, or ``bfloat16`` autocast on devices that profit.
+        batch_size: windows per forward pass.
+        workers: studies worked on at the same time.
+        database: SQLAlchemy URL of the worklist.
+        export: output formats and their options.
+        destinations: where DICOM results are delivered.
+        fail_above: share of quarantined studies above which the whole batch counts as failed.
+    """
+
+    inputs: tuple[Path, ...]
+    output: Path
+    bundle: str
+    allow: Path | None = None
+    methods: tuple[str, ...] = ("gradcam",)
+    explain_class: str | None = None
+    modality: str | None = None
+    force: bool = False
+    stability: bool = True
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    batch_size: PositiveInt = 4
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    database: str | None = None
+    export: ExportOptions = ExportOptions()
+    destinations: tuple[Destination, ...] = ()
+    fail_above: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> RunSettings:
+    """Read a YAML file of `RunSettings`.
+
+    Raises:
+        SettingsError: unreadable file, or a wrong value; the message names the field.
+    """
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        msg = f"cannot be read as YAML ({str(error).splitlines()[0]})"
+        raise SettingsError(msg, study=str(path)) from error
+    if not isinstance(data, dict):
+        msg = "is not a mapping of settings"
+        raise SettingsError(msg, study=str(path))
+    return make_settings(data | (overrides or {}), where=str(path))
+
+
+def make_settings(values: dict[str, Any], where: str | None = None) -> RunSettings:
+    """Validate settings given as a dictionary.
+
+    Raises:
+        SettingsError: one line that names every wrong field.
+    """
+    try:
+        return RunSettings.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()
+        )
+        raise SettingsError(faults, study=where) from error
+
+
+def parse_destination(text: str, calling_aet: str = "MEDXAI") -> Destination:
+    """Read ``AET@host:port`` or the http(s) root of a DICOMweb service.
+
+    Raises:
+        SettingsError: neither form.
+    """
+    if text.startswith(("http://", "https://")):
+        return Destination(name=text, kind="dicomweb", url=text.rstrip("/"))
+    aet, at, address = text.partition("@")
+    host, colon, port = address.rpartition(":")
+    if not (aet and at and host and colon and port.isdigit()):
+        msg = f"{text!r} is neither AET@host:port nor the http(s) root of a DICOMweb service"
+        raise SettingsError(msg)
+    try:
+        return Destination(name=text, kind="dimse", host=host, port=int(port), aet=aet, calling_aet=calling_aet)
+    except ValidationError as error:
+        raise SettingsError(str(error.errors()[0]["msg"]), study=text) from error

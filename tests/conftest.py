@@ -1,0 +1,23 @@
+"""Fixtures that several test folders share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.pacs import Orthanc, StoreScp, orthanc, store_scp
+
+
+@pytest.fixture(scope="session")
+def orthanc_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """An empty Orthanc on the loopback interface for the whole session."""
+    with orthanc(tmp_path_factory.mktemp("orthanc")) as server:
+        yield server
+
+
+@pytest.fixture
+def storescp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreScp]:
+    """A dcmtk storescp on the loopback interface with an empty folder."""
+    with store_scp(tmp_path_factory.mktemp("storescp")) as server:
+        yield server

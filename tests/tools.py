@@ -1,0 +1,50 @@
+"""Programs that tests need: found, or the test is skipped with the reason, or fails when they are required."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def require_tool(name: str, *, system: bool = False) -> str:
+    """Return the path of a program from beside the interpreter or from PATH.
+
+    Skips the test when it is missing; with ``MEDXAI_REQUIRE_TOOLS=1`` the test fails instead.
+
+    Args:
+        name: of the program.
+        system: not the one beside the interpreter: pynetdicom installs scripts with the names of dcmtk's programs.
+    """
+    scripts = Path(sys.executable).parent
+    folders = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder]
+    folders = [folder for folder in folders if not system or Path(folder) != scripts]
+    found = shutil.which(name, path=os.pathsep.join(folders if system else [str(scripts), *folders]))
+    if found:
+        return found
+    reason = f"the program {name} is not installed"
+    if os.environ.get("MEDXAI_REQUIRE_TOOLS") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def require_data(*parts: str) -> Path:
+    """Return a path below ``MEDXAI_DATA``; skips the test when it is not there."""
+    root = os.environ.get("MEDXAI_DATA")
+    if not root:
+        pytest.skip("MEDXAI_DATA is not set")
+    path = Path(root).joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{'/'.join(parts)} is not below MEDXAI_DATA")
+    return path
+
+
+def dicom_errors(path: Path) -> list[str]:
+    """Return the errors that dciodvfy finds in a DICOM file."""
+    command = [require_tool("dciodvfy"), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, errors="replace")
+    return [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
