@@ -1,0 +1,174 @@
+"""The nightly batch: every study below the inputs explained, exported and delivered, each on its own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.environment import configure
+from medxai.errors import MedxaiError
+from medxai.settings import RunSettings, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prefect.futures import PrefectFuture
+
+    from medxai.records.worklist import JobRow
+
+    Report = Callable[[str, int, int], None]
+
+
+def explain_batch(settings: RunSettings, report: Report | None = None) -> list[JobRow]:
+    """Run one batch as one Prefect flow run and return the worklist rows of its studies.
+
+    Studies are independent: a failure quarantines that study and the batch goes on. A batch that was
+    killed is resumed by running it again: finished studies are skipped, stored analyses are reused, and
+    objects that arrived are not sent again.
+
+    Raises:
+        MedxaiError: settings, bundle or database are unusable, nothing was found, or more than
+            ``fail_above`` of the studies ended in quarantine.
+    """
+    configure(settings.output / ".medxai" / "prefect")
+    from prefect import flow
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    name = f"explain-{settings.output.name}"
+
+    @flow(
+        name="explain-batch",
+        flow_run_name=name,
+        task_runner=ThreadPoolTaskRunner(max_workers=settings.workers),  # type: ignore[arg-type]
+        validate_parameters=False,
+        persist_result=False,
+    )
+    def batch() -> list[JobRow]:
+        return _batch(settings, report)
+
+    from flows.tasks import close_sessions
+
+    try:
+        return batch()
+    finally:
+        close_sessions()
+
+
+def _batch(settings: RunSettings, report: Report | None) -> list[JobRow]:
+    import torch
+
+    from flows.tasks import Work, analyse_study, export_study, ingest_study, send_study, session_for
+    from medxai import pipeline
+
+    session = session_for(settings)
+    if settings.workers > 1 and session.device == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1)))  # the network is used by one worker at a time
+    discovery = pipeline.find_studies(settings)
+    ids = [pipeline.reject(session, rejected).id for rejected in discovery.rejected]
+    total = len(discovery.sources)
+    pending: deque[tuple[int, list[PrefectFuture[Any]]]] = deque()
+    finished = 0
+
+    def settle() -> None:
+        nonlocal finished
+        job_id, futures = pending.popleft()
+        _settle(session, job_id, futures)
+        finished += 1
+        if report:
+            report("studies", finished, total)
+
+    for source in discovery.sources:
+        identity, job = pipeline.register(session, source)
+        ids.append(job.id)
+        if job.state == "done":
+            if pipeline.read_manifest(session.folder(source.key)) is not None:
+                finished += 1
+                continue
+            session.worklist.reopen(job.id)
+        if not session.worklist.claim(job.id):
+            finished += 1
+            continue
+        work = Work.of(settings, source, identity, job.id)
+        # A cached manifest whose file is gone or changed must not count as a result.
+        stale = not pipeline.analysis_valid(session.work_path(source.key, identity))
+        unexported = pipeline.read_manifest(session.folder(source.key)) is None
+        ingested = ingest_study.submit(work)
+        analysed = analyse_study.with_options(refresh_cache=stale).submit(work, ingested)
+        exported = export_study.with_options(refresh_cache=stale or unexported).submit(work, analysed)
+        sent = send_study.submit(work, exported)
+        pending.append((job.id, [ingested, analysed, exported, sent]))
+        while len(pending) >= 2 * settings.workers:
+            settle()
+    while pending:
+        settle()
+    rows = [session.worklist.get(job_id) for job_id in ids]
+    _publish(rows)
+    bad = sum(row.state != "done" for row in rows)
+    if rows and bad / len(rows) > settings.fail_above:
+        msg = f"{bad} of {len(rows)} studies are in quarantine, more than fail_above={settings.fail_above:g} allows"
+        raise MedxaiError(msg)
+    return rows
+
+
+def _settle(session: Any, job_id: int, futures: list[PrefectFuture[Any]]) -> None:
+    """Wait for a study's tasks; what failed outside a stage's own net is put aside here."""
+    for future in futures:
+        future.wait()
+    row = session.worklist.get(job_id)
+    if row.state in {"done", "quarantined"}:
+        return
+    reason = "the tasks of this study ended without a result"
+    for future in futures:
+        if not future.state.is_completed():
+            outcome = future.state.result(raise_on_failure=False)
+            if isinstance(outcome, MedxaiError):
+                session.worklist.quarantine(job_id, outcome)
+                return
+            reason = f"task ended as {future.state.name} ({type(outcome).__name__})"
+            break
+    session.worklist.quarantine(job_id, MedxaiError(reason, study=row.study_key))
+
+
+def _publish(rows: list[JobRow]) -> None:
+    """Artifacts for the Prefect page: pseudonyms, states and reasons only."""
+    from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+    table = [
+        {"study": row.study_key, "state": row.state, "stage": row.stage, "attempts": row.attempts, "reason": row.reason}
+        for row in rows
+    ]
+    create_table_artifact(table=table, key="medxai-studies", description="Studies of this batch")
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row.state] = counts.get(row.state, 0) + 1
+    lines = [f"- {state}: {count}" for state, count in sorted(counts.items())]
+    reasons = [f"- `{row.study_key}`: {row.reason}" for row in rows if row.state == "quarantined"]
+    text = "\n".join(["# Batch", *lines, *(["", "## In quarantine", *reasons] if reasons else [])])
+    create_markdown_artifact(markdown=text, key="medxai-batch", description="Summary of this batch")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line: ``python -m flows.explain_batch CONFIG``; exit code 2 when a study is in quarantine."""
+    parser = argparse.ArgumentParser(prog="python -m flows.explain_batch", description=__doc__)
+    parser.add_argument("config", type=Path, help="YAML file of settings (see configs/ and docs/settings.json)")
+    parser.add_argument("--output", type=Path, help="override the output folder")
+    options = parser.parse_args(arguments)
+    try:
+        settings = load_settings(options.config, {"output": options.output} if options.output else None)
+        from medxai.cli import print_rows, progress
+
+        with progress() as step:
+            rows = explain_batch(settings, step)
+        print_rows(rows, settings.output)
+    except MedxaiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 2 if any(row.state != "done" for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

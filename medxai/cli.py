@@ -1,0 +1,230 @@
+"""The command line: one-line errors, exit code 2 on any failure, no model library imported for --help."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medxai import __version__
+from medxai.errors import MedxaiError
+
+if TYPE_CHECKING:
+    from medxai.records.worklist import JobRow
+
+app = typer.Typer(
+    name="medxai",
+    help="Explain medical-image classifiers: class activation maps in the patient, as DICOM that viewers show.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bundle_app = typer.Typer(help="Look at model bundles.", no_args_is_help=True)
+app.add_typer(bundle_app, name="bundle")
+
+
+def main() -> None:
+    """Entry point: a MedxaiError becomes one line on stderr and exit code 2."""
+    try:
+        app()
+    except MedxaiError as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        sys.exit(2)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"medxai {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done, by pseudonym.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+
+
+@app.command()
+def run(
+    paths: Annotated[list[Path], typer.Argument(help="Files, folders or zip archives, searched recursively.")],
+    bundle: Annotated[str, typer.Option("--bundle", "-b", help="Name of a shipped bundle, or a bundle folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results and the worklist.")],
+    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="Explanation method; repeatable.")] = None,
+    explain_class: Annotated[str | None, typer.Option("--class", help="Class to explain [the decided one].")] = None,
+    modality: Annotated[str | None, typer.Option(help="Modality of NIfTI files, which store none.")] = None,
+    force: Annotated[bool, typer.Option(help="Analyse although the body part differs.")] = False,
+    labelmap: Annotated[bool, typer.Option(help="Write LABELMAP instead of BINARY segmentations.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    allow: Annotated[Path | None, typer.Option(help="JSON file with hashes of further bundles.")] = None,
+) -> None:
+    """Explain every study below PATHS, without a scheduler; run again to resume.
+
+    Exit code 0 when all studies were explained, 2 when one or more are in quarantine.
+    """
+    from medxai.settings import make_settings
+
+    settings = make_settings(
+        {
+            "inputs": paths,
+            "output": out,
+            "bundle": bundle,
+            "methods": method or ["gradcam"],
+            "explain_class": explain_class,
+            "modality": modality,
+            "force": force,
+            "device": device,
+            "allow": allow,
+            "export": {"labelmap": labelmap},
+        }
+    )
+    with progress() as step:
+        from medxai import pipeline
+
+        session = pipeline.open_session(settings)
+        discovery = pipeline.find_studies(settings)
+        rows = [pipeline.reject(session, rejected) for rejected in discovery.rejected]
+        for number, source in enumerate(discovery.sources):
+            step(f"study {number + 1} of {len(discovery.sources)}", number, len(discovery.sources))
+            rows.append(pipeline.run_study(session, source))
+        step("done", len(discovery.sources), len(discovery.sources))
+    print_rows(rows, out)
+    if any(row.state != "done" for row in rows):
+        raise typer.Exit(2)
+
+
+@app.command()
+def repair(
+    source: Annotated[Path, typer.Argument(help="DICOM file or folder with missing or invalid identifiers.")],
+    target: Annotated[Path, typer.Argument(help="Folder of the valid copy; gets repair_mapping.json.")],
+) -> None:
+    """Write a valid copy of badly de-identified DICOM: derived UIDs, mandatory attributes, same pixels."""
+    from medxai.ingest.repair import repair as repair_files
+    from medxai.pipeline import quiet_libraries
+
+    quiet_libraries()
+    with progress() as step:
+        report = repair_files(source, target, lambda done, total: step("repair", done, total))
+    typer.echo(f"{report.files} files copied, {report.changed} changed; old and new values in {report.mapping}")
+
+
+@app.command()
+def send(
+    paths: Annotated[list[Path], typer.Argument(help="DICOM files, or folders that hold them.")],
+    to: Annotated[str, typer.Option(help="AET@host:port for C-STORE, or the http(s) root of a DICOMweb service.")],
+    calling: Annotated[str, typer.Option(help="Our application entity title.")] = "MEDXAI",
+) -> None:
+    """Deliver DICOM objects by C-STORE or STOW-RS."""
+    from medxai.export.send import send as deliver
+    from medxai.ingest.dicom_file import is_dicom
+    from medxai.pipeline import quiet_libraries
+    from medxai.settings import parse_destination
+
+    quiet_libraries()
+    destination = parse_destination(to, calling)
+    found = [p for path in paths for p in ([path] if path.is_file() else sorted(path.rglob("*"))) if p.is_file()]
+    files = [path for path in found if is_dicom(path)]
+    if not files:
+        msg = "no DICOM file among what was given"
+        raise MedxaiError(msg)
+    with progress() as step:
+        count = 0
+
+        def delivered(_uid: str) -> None:
+            nonlocal count
+            count += 1
+            step("send", count, len(files))
+
+        deliver(files, destination, delivered)
+    typer.echo(f"{count} objects delivered to {to}")
+
+
+@app.command()
+def worklist(
+    out: Annotated[Path, typer.Argument(help="Output folder of a run, or a database URL.")],
+    state: Annotated[list[str] | None, typer.Option(help="Only these states.")] = None,
+) -> None:
+    """List studies by pseudonym, with their state and the reason of those in quarantine."""
+    from medxai.records.database import open_database, sqlite_url
+    from medxai.records.worklist import Worklist
+
+    url = str(out) if "://" in str(out) else sqlite_url(out / ".medxai" / "worklist.sqlite")
+    print_rows(Worklist(open_database(url)).jobs(state or ()), out)
+
+
+@bundle_app.command("list")
+def bundle_list() -> None:
+    """List the shipped bundles."""
+    from medxai.predict.bundle import find_bundles
+    from medxai.predict.check import inspect_bundle
+
+    for name, path in find_bundles().items():
+        info = inspect_bundle(path)
+        typer.echo(f"{name:12} {info['version']:8} {info['task']}")
+
+
+@bundle_app.command("inspect")
+def bundle_inspect(path: Annotated[str, typer.Argument(help="Name of a shipped bundle, or a folder.")]) -> None:
+    """Print what a bundle is, as JSON, without loading its weights."""
+    from medxai.predict.bundle import locate_bundle
+    from medxai.predict.check import inspect_bundle
+
+    typer.echo(json.dumps(inspect_bundle(locate_bundle(path)), indent=1, sort_keys=True, default=str))
+
+
+@bundle_app.command("verify")
+def bundle_verify(path: Annotated[str, typer.Argument(help="Name of a shipped bundle, or a folder.")]) -> None:
+    """Check metadata, hash and weights; lists every problem and exits with 2 when there is one."""
+    from medxai.predict.bundle import bundle_sha256, locate_bundle
+    from medxai.predict.check import verify_bundle
+
+    folder = locate_bundle(path)
+    problems = verify_bundle(folder)
+    for problem in problems:
+        typer.secho(f"problem: {problem}", err=True, fg="red")
+    if problems:
+        raise typer.Exit(2)
+    typer.echo(f"{folder.name}: good, sha256 {bundle_sha256(folder)}")
+
+
+def print_rows(rows: list[JobRow], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{sum(row.state == 'done' for row in rows)} of {len(rows)} studies explained")
+    for column in ("study", "state", "stage", "attempts", "reason or result"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        last = str(Path(row.folder) / "case.html") if row.state == "done" else f"[{row.reason_code}] {row.reason}"
+        table.add_row(row.study_key, row.state, row.stage, str(row.attempts), last.replace("[", "\\["))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    if any(row.state == "quarantined" for row in rows):
+        typer.secho(f"reasons and files of the studies put aside: {out / 'quarantine'}", err=True, fg="yellow")
+
+
+@contextmanager
+def progress() -> Iterator[Step]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("start", total=None)
+
+        def step(text: str, done: int, total: int) -> None:
+            bar.update(task, description=text, completed=done, total=total)
+
+        yield step
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Step = Callable[[str, int, int], None]

@@ -1,0 +1,387 @@
+"""One study through all stages, as plain functions; the command line and the flows call the same ones."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medxai import __version__
+from medxai.errors import MedxaiError
+from medxai.files import write_text
+from medxai.identity import sha256_file, sha256_files, sha256_json
+from medxai.ingest.discover import Discovery, Rejected, discover
+from medxai.ingest.read import read_study
+from medxai.records.database import open_database, sqlite_url
+from medxai.records.worklist import JobIdentity, JobRow, Worklist
+from medxai.settings import RunSettings
+from medxai.study import Manifest, OutputFile, Result, SourceFiles, Study
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from medxai.predict.bundle import Bundle
+
+logger = logging.getLogger(__name__)
+
+#: Part of every cache key and configuration hash: raise it when the same settings give other results.
+ALGORITHM_VERSION = "1"
+#: Settings that decide where and how fast work happens, but not what comes out.
+_NEUTRAL = {"inputs", "output", "workers", "database", "batch_size", "destinations", "fail_above", "allow"}
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(eq=False)
+class Session:
+    """What one process shares between studies: settings, model, worklist.
+
+    The network is used by one thread at a time: the split at the target layer hooks it.
+    """
+
+    settings: RunSettings
+    bundle: Bundle
+    network: nn.Module
+    device: str
+    worklist: Worklist
+    config_sha256: str
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    decoded: dict[str, Study] = field(default_factory=dict)
+
+    def work_path(self, key: str, identity: JobIdentity) -> Path:
+        """Where the analysis of a job is stored between stages."""
+        name = sha256_json(asdict(identity))[:16]
+        return self.settings.output / ".medxai" / "work" / f"{key}-{name}.npz"
+
+    def folder(self, key: str) -> Path:
+        """Output folder of a study."""
+        return self.settings.output / key
+
+
+def open_session(settings: RunSettings) -> Session:
+    """Load the bundle and the network, open the worklist.
+
+    Raises:
+        MedxaiError: bundle, device or database cannot be used.
+    """
+    import torch
+
+    from medxai.predict.bundle import AllowList, load_bundle
+
+    quiet_libraries()
+    allow = AllowList.shipped()
+    if settings.allow:
+        allow = allow.joined(AllowList.read(settings.allow))
+    bundle = load_bundle(settings.bundle, allow)
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        msg = "device is cuda, but torch finds none; use device: auto"
+        raise MedxaiError(msg)
+    network = bundle.network(device)
+    url = settings.database or sqlite_url(settings.output / ".medxai" / "worklist.sqlite")
+    return Session(settings, bundle, network, device, Worklist(open_database(url)), config_hash(settings))
+
+
+def config_hash(settings: RunSettings) -> str:
+    """Hash of the settings that influence outputs, of the algorithm version and of the exporters."""
+    values = {k: v for k, v in settings.model_dump(mode="json").items() if k not in _NEUTRAL}
+    return sha256_json({"settings": values, "algorithm": ALGORITHM_VERSION, "software": __version__})
+
+
+def quiet_libraries() -> None:
+    """Keep header values (which may be names) that libraries quote in warnings out of every log."""
+    import warnings
+
+    warnings.filterwarnings("ignore", module=r"(pydicom|highdicom|monai|pynetdicom)(\..*)?")
+    for name in ("pydicom", "highdicom", "pynetdicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def find_studies(settings: RunSettings) -> Discovery:
+    """Discover all inputs; archives are unpacked below the output folder.
+
+    Raises:
+        IngestError: nothing there.
+    """
+    return discover(settings.inputs, settings.output / ".medxai" / "unpacked")
+
+
+def register(session: Session, source: SourceFiles) -> tuple[JobIdentity, JobRow]:
+    """Enter a source into the worklist."""
+    identity = JobIdentity(source.key, sha256_files(source.files), session.bundle.sha256, session.config_sha256)
+    return identity, session.worklist.register(identity)
+
+
+def ingest(session: Session, source: SourceFiles) -> dict[str, Any]:
+    """Decode and check a study; the pixels stay in the session for the next stage of the same process.
+
+    Raises:
+        MedxaiError: unreadable, irregular, or not what the bundle was made for.
+    """
+    study = _study(session, source)
+    session.decoded[source.key] = study
+    return {
+        "key": study.key,
+        "input_sha256": study.input_sha256,
+        "shape": list(study.volume.shape),
+        "modality": study.volume.modality,
+        "notes": list(study.notes),
+    }
+
+
+def analyse(session: Session, source: SourceFiles, identity: JobIdentity, progress: Progress | None = None) -> Path:
+    """Predict and explain; returns the stored analysis. A valid stored one is not computed again.
+
+    Raises:
+        MedxaiError: see `ingest`, and whatever the network or method refuse.
+    """
+    from medxai.explain.store import save_analysis
+    from medxai.explain.study_map import ExplainOptions, explain_study
+    from medxai.prepare.prepare import prepare
+
+    path = session.work_path(source.key, identity)
+    if analysis_valid(path):
+        return path
+    study = session.decoded.get(source.key) or _study(session, source)
+    session.decoded[source.key] = study
+    settings = session.settings
+    options = ExplainOptions(
+        methods=settings.methods,
+        class_label=settings.explain_class,
+        batch_size=settings.batch_size,
+        device=session.device,
+        autocast=_autocast(settings),
+        stability=settings.stability,
+    )
+    prepared = prepare(study.volume, session.bundle.spec.preparation)
+    step = (lambda done, total: progress(source.key, done, total)) if progress else None
+    try:
+        with session.lock:
+            prediction, explanations = explain_study(session.bundle, session.network, study, prepared, options, step)
+    except MedxaiError as error:
+        raise error.about(source.key) from error
+    save_analysis(path, prediction, explanations)
+    write_text(path.with_suffix(".sha256"), sha256_file(path))
+    return path
+
+
+def analysis_valid(path: Path) -> bool:
+    """True when a stored analysis is complete and unchanged."""
+    seal = path.with_suffix(".sha256")
+    return path.exists() and seal.exists() and seal.read_text() == sha256_file(path)
+
+
+def export(session: Session, source: SourceFiles, analysis: Path) -> Manifest:
+    """Write all outputs of a study, or none, and their manifest.
+
+    Raises:
+        MedxaiError: an output cannot be written.
+    """
+    from medxai.explain.store import load_analysis
+    from medxai.export.registry import export_all
+
+    study = session.decoded.pop(source.key, None) or _study(session, source)
+    prediction, explanations = load_analysis(analysis, study, session.bundle)
+    result = Result(study, prediction, explanations, session.config_sha256, created(study))
+    folder = session.folder(source.key)
+    outputs = export_all(result, folder, session.settings.export)
+    manifest = Manifest(
+        key=study.key,
+        input_sha256=study.input_sha256,
+        model=prediction.model,
+        model_sha256=prediction.model_sha256,
+        config_sha256=session.config_sha256,
+        software=f"medxai {__version__}",
+        prediction={name: float(p) for name, p in zip(prediction.labels, prediction.probabilities, strict=True)},
+        decided=prediction.label,
+        explanations=tuple(
+            {
+                "method": item.method,
+                "layer": item.layer,
+                "class": item.class_label,
+                "score": item.score,
+                "cell_mm": list(item.cell_mm),
+                "flags": sorted(item.flags),
+                "reason": item.reason,
+                "maximum": float(item.map.max(initial=0.0)),
+            }
+            for item in explanations
+        ),
+        outputs=outputs,
+    )
+    write_text(folder / "manifest.json", json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a study's outputs when all files are there unchanged, else None."""
+    path = folder / "manifest.json"
+    try:
+        data = json.loads(path.read_text())
+        outputs = tuple(OutputFile(**item) for item in data.pop("outputs"))
+        manifest = Manifest(**(data | {"explanations": tuple(data["explanations"]), "outputs": outputs}))
+        good = all(sha256_file(folder / item.path) == item.sha256 for item in outputs)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return manifest if good else None
+
+
+def created(study: Study) -> str:
+    """ISO time of the acquisition: outputs are a function of their inputs alone."""
+    for header in study.volume.source[:1]:
+        for date, time in (("ContentDate", "ContentTime"), ("SeriesDate", "SeriesTime"), ("StudyDate", "StudyTime")):
+            day, clock = str(header.get(date, "") or ""), str(header.get(time, "") or "")
+            if len(day) == 8 and day.isdigit():
+                digits = (clock.split(".")[0] + "000000")[:6]
+                digits = digits if digits.isdigit() else "000000"
+                return f"{day[:4]}-{day[4:6]}-{day[6:]}T{digits[:2]}:{digits[2:4]}:{digits[4:]}"
+    return "1970-01-01T00:00:00"
+
+
+def deliver(session: Session, source: SourceFiles, job_id: int, manifest: Manifest) -> int:
+    """Send the DICOM outputs to every destination once; returns the number of objects sent now.
+
+    What a former attempt announced but did not confirm is looked up at the destination where the protocol
+    allows it; otherwise it is sent again under the same UID, which replaces and does not duplicate.
+
+    Raises:
+        DeliveryError: a destination refused or did not answer.
+    """
+    from medxai.export.send import present, send
+    from medxai.ingest.dicom_file import read_header
+
+    sent = 0
+    folder = session.folder(source.key)
+    for destination in session.settings.destinations:
+        due: list[Path] = []
+        for item in manifest.outputs:
+            path = folder / item.path
+            if path.suffix != ".dcm":
+                continue
+            header = read_header(path)
+            uid = str(header.SOPInstanceUID)
+            state = session.worklist.begin_delivery(job_id, uid, destination.name)
+            if state == "sending":
+                known = present(destination, str(header.StudyInstanceUID), str(header.SeriesInstanceUID), uid)
+                if known:
+                    session.worklist.end_delivery(uid, destination.name)
+                    continue
+            if state != "sent":
+                due.append(path)
+        if due:
+            try:
+                sent += len(
+                    send(due, destination, lambda uid, name=destination.name: session.worklist.end_delivery(uid, name))
+                )
+            except MedxaiError as error:
+                raise error.about(source.key) from error
+    return sent
+
+
+@contextmanager
+def quarantine_on_error(session: Session, source: SourceFiles, job_id: int, stage: str) -> Iterator[None]:
+    """Turn any failure of a stage into a quarantine entry and re-raise it as a MedxaiError."""
+    try:
+        yield
+    except MedxaiError as error:
+        put_aside(session, job_id, source.key, source.files, stage, error)
+        raise
+    except Exception as error:
+        # Unknown failures may quote data in their text: only the kind and the place are kept.
+        logger.debug("unexpected failure", exc_info=True)
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        where = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "unknown"
+        wrapped = MedxaiError(f"unexpected {type(error).__name__} in {where} during {stage}", study=source.key)
+        put_aside(session, job_id, source.key, source.files, stage, wrapped)
+        raise wrapped from error
+
+
+def put_aside(
+    session: Session, job_id: int, key: str, files: tuple[Path, ...], stage: str, error: MedxaiError
+) -> None:
+    """Record a failure in the worklist and in ``<output>/quarantine/<key>.json``, and drop its outputs."""
+    session.decoded.pop(key, None)
+    session.worklist.quarantine(job_id, error)
+    record = {
+        "key": key,
+        "stage": stage,
+        "code": error.code,
+        "reason": error.reason,
+        "files": [str(path) for path in files],
+        "software": f"medxai {__version__}",
+    }
+    write_text(session.settings.output / "quarantine" / f"{key}.json", json.dumps(record, indent=1) + "\n")
+    logger.warning("%s", error.about(key))
+
+
+def reject(session: Session, rejected: Rejected) -> JobRow:
+    """Enter an unreadable input into worklist and quarantine."""
+    job = session.worklist.register(
+        JobIdentity(rejected.key, rejected.sha256, session.bundle.sha256, session.config_sha256)
+    )
+    put_aside(session, job.id, rejected.key, (rejected.path,), "discover", rejected.error)
+    return session.worklist.get(job.id)
+
+
+def run_study(session: Session, source: SourceFiles, progress: Progress | None = None) -> JobRow:
+    """All stages of one study; failures end in quarantine, never in an exception."""
+    identity, job = register(session, source)
+    if job.state == "done" and read_manifest(session.folder(source.key)) is not None:
+        return job
+    if job.state == "done":  # outputs were deleted or changed
+        session.worklist.reopen(job.id)
+    if not session.worklist.claim(job.id):
+        return session.worklist.get(job.id)
+    try:
+        with quarantine_on_error(session, source, job.id, "ingest"):
+            ingest(session, source)
+            session.worklist.stage(job.id, "ingest")
+        with quarantine_on_error(session, source, job.id, "analyse"):
+            fresh = not analysis_valid(session.work_path(source.key, identity))
+            analysis = analyse(session, source, identity, progress)
+            session.worklist.stage(job.id, "analyse", analysed=fresh)
+        with quarantine_on_error(session, source, job.id, "export"):
+            manifest = export(session, source, analysis)
+            session.worklist.stage(job.id, "export", folder=str(session.folder(source.key)))
+        with quarantine_on_error(session, source, job.id, "send"):
+            deliver(session, source, job.id, manifest)
+        complete(session, source, job.id, analysis)
+    except MedxaiError:
+        logger.debug("study failed", exc_info=True)
+    return session.worklist.get(job.id)
+
+
+def complete(session: Session, source: SourceFiles, job_id: int, analysis: Path) -> None:
+    """Mark a study as done; clear its intermediate file and a former quarantine record."""
+    session.worklist.finish(job_id)
+    session.decoded.pop(source.key, None)
+    analysis.unlink(missing_ok=True)
+    analysis.with_suffix(".sha256").unlink(missing_ok=True)
+    (session.settings.output / "quarantine" / f"{source.key}.json").unlink(missing_ok=True)
+
+
+def _study(session: Session, source: SourceFiles) -> Study:
+    from medxai.predict.infer import check_fit
+
+    study = read_study(source, session.settings.modality)
+    try:
+        check_fit(session.bundle, study.volume, force=session.settings.force)
+    except MedxaiError as error:
+        raise error.about(source.key) from error
+    return study
+
+
+def _autocast(settings: RunSettings) -> Any:
+    import torch
+
+    return torch.bfloat16 if settings.precision == "bfloat16" else None
+
