@@ -29,10 +29,10 @@ bundle_app = typer.Typer(help="Look at model bundles.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Entry point: a MedxaiError becomes one line on stderr and exit code 2."""
     try:
-        app()
+        app(args=arguments, prog_name="medxai")
     except MedxaiError as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         sys.exit(2)
@@ -49,7 +49,26 @@ def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done, by pseudonym.")] = False,
 ) -> None:
-    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    log_to_stderr(verbose=verbose)
+
+
+class _Lines(logging.Handler):
+    """One line a record on whatever stderr is at that time, so that a progress bar stays whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = f"{record.levelname.lower()}: {record.getMessage()}"
+        typer.secho(line, err=True, fg="red" if record.levelno >= logging.ERROR else None)
+
+
+def log_to_stderr(*, verbose: bool = False) -> None:
+    """Print medxai's own warnings and errors, or with `verbose` what it does, as lines without tracebacks."""
+    ours = logging.getLogger("medxai")
+    ours.setLevel(logging.INFO if verbose else logging.WARNING)
+    if not any(isinstance(handler, _Lines) for handler in ours.handlers):
+        ours.addHandler(_Lines())
+    # Other libraries may quote header values; nothing of theirs is worth a line on the console.
+    if not logging.getLogger().handlers:
+        logging.getLogger().addHandler(logging.NullHandler())
 
 
 @app.command()
@@ -89,12 +108,13 @@ def run(
         from medxai import pipeline
 
         session = pipeline.open_session(settings)
-        discovery = pipeline.find_studies(settings)
-        rows = [pipeline.reject(session, rejected) for rejected in discovery.rejected]
-        for number, source in enumerate(discovery.sources):
-            step(f"study {number + 1} of {len(discovery.sources)}", number, len(discovery.sources))
-            rows.append(pipeline.run_study(session, source))
-        step("done", len(discovery.sources), len(discovery.sources))
+        with pipeline.studies(session) as discovery:
+            total = len(discovery.sources)
+            rows = [pipeline.reject(session, rejected) for rejected in discovery.rejected]
+            for number, source in enumerate(discovery.sources):
+                step(f"study {number + 1} of {total}", number, total)
+                rows.append(pipeline.run_study(session, source))
+            step("done", total, total)
     print_rows(rows, out)
     if any(row.state != "done" for row in rows):
         raise typer.Exit(2)
@@ -195,6 +215,7 @@ def bundle_verify(path: Annotated[str, typer.Argument(help="Name of a shipped bu
 
 
 def print_rows(rows: list[JobRow], out: Path) -> None:
+    """Print jobs as a table, with the page of those that are done and the reason of the others."""
     from rich.console import Console
     from rich.table import Table
 

@@ -122,7 +122,7 @@ def forward_split(network: nn.Module, x: Tensor, layer: str, autocast: torch.dty
 
 
 def _named(network: nn.Module, name: str) -> nn.Module:
-    modules = dict(network.named_modules())
+    modules: dict[str, nn.Module] = dict(network.named_modules())
     if name not in modules or not name:
         near = get_close_matches(name, modules, n=3)
         hint = f"; nearest names: {', '.join(near)}" if near else ""

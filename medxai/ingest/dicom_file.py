@@ -138,6 +138,7 @@ def rescaled(array: npt.NDArray[Any], dataset: Dataset) -> FloatArray:
     """Apply the modality LUT or rescale (PS3.3 C.11.1) and undo MONOCHROME1; float32."""
     from pydicom.pixels.processing import apply_modality_lut
 
+    result: FloatArray
     if "ModalityLUTSequence" in dataset:
         result = apply_modality_lut(array, dataset).astype(np.float32)
     else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medxai.errors import IngestError, MedxaiError
-from medxai.identity import pseudonym, sha256_file
+from medxai.identity import pseudonym, sha256_file, sha256_text
 from medxai.ingest.archive import unpack
 from medxai.ingest.dicom_file import is_dicom, read_header
 from medxai.study import SourceFiles, SourceKind
@@ -61,11 +61,19 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Discovery:
-    """What lies under a path: sources to analyse, and inputs that were refused."""
+    """What lies under a path: sources to analyse, and inputs that were refused.
+
+    Attributes:
+        sources: studies, sorted by key.
+        rejected: inputs that cannot become a study.
+        ignored: number of files of unknown kinds.
+        archives: folder of an unpacked archive -> the archive.
+    """
 
     sources: tuple[SourceFiles, ...]
     rejected: tuple[Rejected, ...]
     ignored: int
+    archives: Mapping[Path, Path] = field(default_factory=dict)
 
 
 def discover(roots: Sequence[Path], workspace: Path) -> Discovery:
@@ -80,12 +88,18 @@ def discover(roots: Sequence[Path], workspace: Path) -> Discovery:
     sources: dict[str, SourceFiles] = {}
     rejected: list[Rejected] = []
     series: dict[tuple[str, str], list[Path]] = {}
+    archives: dict[Path, Path] = {}
+    seen: set[Path] = set()  # roots may overlap
     ignored = 0
     for root in roots:
         if not root.exists():
             msg = "does not exist"
             raise IngestError(msg, study=str(root))
-        for path in _files(root, workspace, rejected):
+        for path in _files(root, workspace, rejected, archives):
+            real = path.resolve()
+            if real in seen:
+                continue
+            seen.add(real)
             try:
                 found = _classify(path)
                 if found is None:
@@ -96,6 +110,8 @@ def discover(roots: Sequence[Path], workspace: Path) -> Discovery:
                     series.setdefault(found, []).append(path)
             except MedxaiError as error:
                 rejected.append(_reject(path, error))
+            except OSError as error:
+                rejected.append(_reject(path, _unreadable(error)))
     for (study_uid, series_uid), files in series.items():
         key = pseudonym("dicom", study_uid, series_uid)
         sources.setdefault(key, SourceFiles(key, "dicom", tuple(sorted(files)), f"{key} (DICOM series)"))
@@ -103,7 +119,7 @@ def discover(roots: Sequence[Path], workspace: Path) -> Discovery:
         names = ", ".join(str(root) for root in roots)
         msg = f"no DICOM, NIfTI, picture or video found ({ignored} other files)"
         raise IngestError(msg, study=names)
-    return Discovery(tuple(sorted(sources.values(), key=lambda s: s.key)), tuple(rejected), ignored)
+    return Discovery(tuple(sorted(sources.values(), key=lambda s: s.key)), tuple(rejected), ignored, archives)
 
 
 def is_volume_series(header: Dataset) -> bool:
@@ -116,7 +132,7 @@ def is_enhanced(header: Dataset) -> bool:
     return str(header.get("SOPClassUID", "")) in _ENHANCED
 
 
-def _files(root: Path, workspace: Path, rejected: list[Rejected]) -> Iterator[Path]:
+def _files(root: Path, workspace: Path, rejected: list[Rejected], archives: dict[Path, Path]) -> Iterator[Path]:
     paths = [root] if root.is_file() else sorted(root.rglob("*"))
     for path in paths:
         if not path.is_file() or path.is_symlink() or path.name.startswith("."):
@@ -129,13 +145,24 @@ def _files(root: Path, workspace: Path, rejected: list[Rejected]) -> Iterator[Pa
         except MedxaiError as error:
             rejected.append(_reject(path, error))
             continue
+        except OSError as error:
+            rejected.append(_reject(path, _unreadable(error)))
+            continue
+        archives[folder] = path
         yield from (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith("."))
 
 
 def _reject(path: Path, error: MedxaiError) -> Rejected:
-    digest = sha256_file(path)
+    try:
+        digest = sha256_file(path)
+    except OSError:  # the path has to stand for content that nobody can read
+        digest = sha256_text("unreadable", str(path))
     key = pseudonym("file", digest)
     return Rejected(key, digest, path, type(error)(error.reason, study=key))
+
+
+def _unreadable(error: OSError) -> IngestError:
+    return IngestError(f"cannot be read ({type(error).__name__}: {error.strerror}); check the medium and permissions")
 
 
 def _classify(path: Path) -> SourceFiles | tuple[str, str] | None:

@@ -78,7 +78,8 @@ def _lps_affine(image: object, path: Path) -> Affine:
         corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * [*shape, 1]
         distance = float(np.linalg.norm(((sform - qform) @ corners.T)[:3], axis=0).max())
         if distance > _AGREEMENT_MM:
-            msg = f"sform and qform disagree by up to {distance:.1f} mm; decide which is right and set the other code to 0"
+            words = "decide which is right and set the other code to 0"
+            msg = f"sform and qform disagree by up to {distance:.1f} mm; {words}"
             raise GeometryError(msg, study=path.name)
     ras = sform if scode else qform
     if not np.isfinite(ras).all() or abs(np.linalg.det(ras[:3, :3])) < 1e-9:

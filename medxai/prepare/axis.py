@@ -59,14 +59,17 @@ def triangle_weights(centres: np.ndarray, size: int, width: float) -> FloatArray
     weights = np.maximum(0.0, 1.0 - np.abs(clamped[:, None] - np.arange(size)[None, :]) / half)
     total = weights.sum(axis=1, keepdims=True)
     weights = np.divide(weights, total, out=np.zeros_like(weights), where=(total > 0) & inside[:, None])
-    return weights.astype(np.float32)
+    result: FloatArray = weights.astype(np.float32)
+    return result
 
 
 def apply_along(pixels: FloatArray, weights: FloatArray, axis: int) -> FloatArray:
     """Multiply `weights` ``[out, in]`` into one axis of `pixels`; the other axes stay as they are."""
+    result: FloatArray
     if axis == pixels.ndim - 1:
-        return np.matmul(pixels, weights.T)
+        result = np.matmul(pixels, weights.T)
+        return result
     shape = pixels.shape
     folded = pixels.reshape(int(np.prod(shape[:axis], dtype=np.int64)), shape[axis], -1)
-    result: FloatArray = np.matmul(weights[None], folded)
+    result = np.matmul(weights[None], folded)
     return result.reshape(*shape[:axis], weights.shape[0], *shape[axis + 1 :])

@@ -121,9 +121,7 @@ def _plan_image(volume: Volume, spec: PreparationSpec) -> Grid:
     return Grid(tuple(axes), _prepared_affine(volume.affine, axes, first=1), frames)
 
 
-def _centred(
-    source: int, source_size: int, step: float, window: int, flip: bool, *, exact: bool = False
-) -> AxisMap:
+def _centred(source: int, source_size: int, step: float, window: int, flip: bool, *, exact: bool = False) -> AxisMap:
     size = window if exact else max(window, round(source_size / step))
     step = -step if flip else step
     return AxisMap(source, source_size, size, (source_size - 1) / 2 - step * (size - 1) / 2, step)

@@ -16,7 +16,8 @@ def match_channels(pixels: FloatArray, channels: int) -> FloatArray:
     if pixels.shape[0] == channels:
         return pixels
     if channels == 1:
-        return np.tensordot(_LUMA, pixels[:3], axes=(0, 0))[None].astype(np.float32)
+        grey: FloatArray = np.tensordot(_LUMA, pixels[:3], axes=(0, 0))[None].astype(np.float32)
+        return grey
     return np.repeat(pixels[:1], channels, axis=0)
 
 

@@ -84,7 +84,12 @@ class Worklist:
                 update(Job)
                 .where(Job.id == job_id, Job.state != "done", or_(*takeable))
                 .values(
-                    state="running", owner=self.owner, attempts=Job.attempts + 1, updated_at=now(), reason="", reason_code=""
+                    state="running",
+                    owner=self.owner,
+                    attempts=Job.attempts + 1,
+                    updated_at=now(),
+                    reason="",
+                    reason_code="",
                 )
             )
             return bool(taken.rowcount)  # type: ignore[attr-defined]
@@ -108,7 +113,13 @@ class Worklist:
 
     def quarantine(self, job_id: int, error: MedxaiError) -> None:
         """Put a job aside with the reason."""
-        values = {"state": "quarantined", "reason_code": error.code, "reason": error.reason, "owner": "", "updated_at": now()}
+        values = {
+            "state": "quarantined",
+            "reason_code": error.code,
+            "reason": error.reason,
+            "owner": "",
+            "updated_at": now(),
+        }
         self._update(job_id, values)
 
     def get(self, job_id: int) -> JobRow:

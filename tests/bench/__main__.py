@@ -41,7 +41,10 @@ def main() -> int:
             print("  not measured: it needs MEDXAI_DATA or the results of training", flush=True)
         for entry in found:
             entries[entry.name] = entry
-            print(f"  {entry.name}: {entry.value:.4g} {entry.unit} ({entry.low:.4g} - {entry.high:.4g}), {entry.met}", flush=True)
+            print(
+                f"  {entry.name}: {entry.value:.4g} {entry.unit} ({entry.low:.4g} - {entry.high:.4g}), {entry.met}",
+                flush=True,
+            )
     ordered = {name: entries[name] for name in known if name in entries}
     import torch
 

@@ -94,8 +94,8 @@ def measure(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
     from PIL import Image
 
     from medxai.explain.fuse import enlarge
-    from medxai.learn.breast_us import BLOCK, SIZE
     from medxai.ingest.picture import read_picture
+    from medxai.learn.breast_us import BLOCK, SIZE
     from medxai.prepare.grid import plan_grid
 
     labels = {row["path"]: row for row in _rows(folder / "labels.csv")}
@@ -111,7 +111,9 @@ def measure(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
         cells = stored[METHODS[0]][i].shape
         yy, xx = np.mgrid[-1 : 1 : complex(0, mask.shape[0]), -1 : 1 : complex(0, mask.shape[1])]
         maps = {m: stored[m][i] for m in METHODS} | {"random map": rng.random(cells).astype(np.float32)}
-        placed = {n: grid.backward(np.maximum(enlarge(np.maximum(m, 0)[None], (SIZE, SIZE))[0], 0)) for n, m in maps.items()}
+        placed = {
+            n: grid.backward(np.maximum(enlarge(np.maximum(m, 0)[None], (SIZE, SIZE))[0], 0)) for n, m in maps.items()
+        }
         placed["centred Gaussian"] = np.exp(-(yy**2 + xx**2) / (2 * 0.5**2)).astype(np.float32)
         groups.append(row["duplicate_group"])
         for name in names:

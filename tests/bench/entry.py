@@ -47,7 +47,12 @@ class Entry:
 
 
 def of_runs(
-    name: str, runs: Sequence[float], unit: str, target: float | None, better: Literal["lower", "higher"], against: str = ""
+    name: str,
+    runs: Sequence[float],
+    unit: str,
+    target: float | None,
+    better: Literal["lower", "higher"],
+    against: str = "",
 ) -> Entry:
     """Median, minimum and maximum over runs."""
     values = np.asarray(runs, dtype=float)
