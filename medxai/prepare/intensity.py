@@ -25,7 +25,8 @@ def map_intensity(pixels: FloatArray, intensity: Intensity) -> FloatArray:
     """Apply the intensity mapping to ``[C, *S]``; always float32."""
     if isinstance(intensity, WindowIntensity):
         scale = np.float32(1.0 / (intensity.high - intensity.low))
-        return np.clip((pixels - np.float32(intensity.low)) * scale, 0.0, 1.0).astype(np.float32)
+        scaled: FloatArray = np.clip((pixels - np.float32(intensity.low)) * scale, 0.0, 1.0).astype(np.float32)
+        return scaled
     if isinstance(intensity, AffineIntensity):
         shape = (-1,) + (1,) * (pixels.ndim - 1)
         mean = np.array(intensity.mean, dtype=np.float32).reshape(shape)

@@ -85,8 +85,8 @@ def localisation() -> list[Entry]:
     table, groups = measure(Path(data) / "us_breast_busi")
     write_table(table, groups)
     value, low, high = interval(table["gradcam"]["lift"], groups)
-    return [Entry("breast_us_mass_lift", value, "ratio", None, "higher", len(groups), low, high,
-                  "Grad-CAM energy inside the lesion over the lesion's share of the image, out of fold, true class")]  # fmt: skip
+    against = "Grad-CAM energy inside the lesion over the lesion's share of the image, out of fold, true class"
+    return [Entry("breast_us_mass_lift", value, "ratio", None, "higher", len(groups), low, high, against)]
 
 
 def measure(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
@@ -111,9 +111,7 @@ def measure(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
         cells = stored[METHODS[0]][i].shape
         yy, xx = np.mgrid[-1 : 1 : complex(0, mask.shape[0]), -1 : 1 : complex(0, mask.shape[1])]
         maps = {m: stored[m][i] for m in METHODS} | {"random map": rng.random(cells).astype(np.float32)}
-        placed = {
-            n: grid.backward(np.maximum(enlarge(np.maximum(m, 0)[None], (SIZE, SIZE))[0], 0)) for n, m in maps.items()
-        }
+        placed = {n: grid.backward(np.maximum(enlarge(m[None], (SIZE, SIZE))[0], 0)) for n, m in maps.items()}
         placed["centred Gaussian"] = np.exp(-(yy**2 + xx**2) / (2 * 0.5**2)).astype(np.float32)
         groups.append(row["duplicate_group"])
         for name in names:
@@ -144,9 +142,10 @@ def write_table(table: dict[str, dict[str, np.ndarray]], groups: list[str]) -> N
     lines = [
         "# Do the maps lie on the lesions? Breast ultrasound, out of fold",
         "",
-        f"{len(groups)} BUSI images with a lesion ({len(set(groups))} groups of near-duplicates); each map is that of the network",
-        "of the fold that never saw the image, for the true class. Mass accuracy is the share of the map's energy inside the",
-        "lesion mask; lift is that over the lesion's share of the image; pointing game: the maximum lies in the lesion.",
+        f"{len(groups)} BUSI images with a lesion ({len(set(groups))} groups of near-duplicates); each map is that",
+        "of the network of the fold that never saw the image, for the true class. Mass accuracy is the share of the",
+        "map's energy inside the lesion mask; lift is that over the lesion's share of the image; pointing game: the",
+        "maximum lies in the lesion.",
         "Mean (95 % bootstrap interval over groups); empty maps are left out and counted.",
         "",
         "| map | mass accuracy | lift over area | pointing game | empty |",

@@ -78,8 +78,9 @@ def save(entries: dict[str, Entry], folder: Path, notes: Sequence[str]) -> None:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench`; one entry with `make bench ONLY=name`. Ratios come from runs interleaved in one process",
-        "or one call; low and high are the extremes of the runs, or the 95 % bootstrap interval where n counts patients or images.",
+        "Written by `make bench`; one entry with `make bench ONLY=name`. Ratios come from runs interleaved in one",
+        "process or one call; low and high are the extremes of the runs, or the 95 % bootstrap interval where n counts",
+        "images or slabs.",
         "",
         "| entry | value | low - high | n | target | | against |",
         "|---|---|---|---|---|---|---|",
