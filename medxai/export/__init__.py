@@ -6,7 +6,7 @@ all or nothing. Heavy libraries are imported where they are used.
 
 from __future__ import annotations
 
-from medxai.settings import ExportOptions
 from medxai.export.registry import export_all, skipped
+from medxai.settings import ExportOptions
 
 __all__ = ["ExportOptions", "export_all", "skipped"]

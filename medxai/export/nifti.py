@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medxai.export.naming import ascii_text, chosen, method_title, stem
-from medxai.settings import ExportOptions
 from medxai.files import write_bytes
+from medxai.settings import ExportOptions
 from medxai.study import Affine, Explanation, Result
 
 ROLE = "nifti"

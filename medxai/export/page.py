@@ -14,9 +14,9 @@ from medxai import __version__
 from medxai.export.colours import FLOOR, alpha, heat, table
 from medxai.export.display import View, evidence_curve, frames, plane, rgb_plane, view_of, window_of
 from medxai.export.naming import NOTICE, chosen, method_title, percent, uid_name
-from medxai.settings import ExportOptions
 from medxai.export.provenance import cell_text, peak
 from medxai.files import write_text
+from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result
 
 if TYPE_CHECKING:

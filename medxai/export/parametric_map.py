@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medxai.export.naming import NOTICE, ascii_text, chosen, method_title, stem
-from medxai.settings import ExportOptions
 from medxai.export.placement import placed_sources, restore_frame_numbers, unplaced_reason
 from medxai.export.provenance import cell_text, concept, dates, device, equipment, finish, peak, uid_of
 from medxai.files import atomic_path
+from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from medxai.export.colours import UInt8, blend
 from medxai.export.display import View, evidence_curve, frames, plane, rgb_plane, spread, view_of, window_of
 from medxai.export.lettering import AMBER, FAINT, GROUND, INK, bar, write_text
 from medxai.export.naming import NOTICE, chosen, method_title, percent, stem
-from medxai.settings import ExportOptions
 from medxai.export.provenance import cell_text
 from medxai.files import write_bytes
+from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result
 
 if TYPE_CHECKING:

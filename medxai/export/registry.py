@@ -12,8 +12,8 @@ from typing import Protocol, cast
 
 from medxai.errors import ExportError, MedxaiError
 from medxai.export import nifti, page, parametric_map, picture, secondary_capture, segmentation
-from medxai.settings import ExportOptions
 from medxai.identity import sha256_file
+from medxai.settings import ExportOptions
 from medxai.study import OutputFile, Result
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,6 @@ from medxai.export.colours import UInt8, blend
 from medxai.export.display import View, frames, plane, rgb_plane, view_of, window_of
 from medxai.export.lettering import AMBER, FAINT, GROUND, INK, bar, write_text
 from medxai.export.naming import NOTICE, ascii_text, method_title, percent, stem
-from medxai.settings import ExportOptions
 from medxai.export.placement import is_multi_frame, unplaced_reason
 from medxai.export.provenance import (
     IMPLEMENTATION_CLASS_UID,
@@ -27,6 +26,7 @@ from medxai.export.provenance import (
     uid_of,
 )
 from medxai.files import atomic_path
+from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result
 
 if TYPE_CHECKING:

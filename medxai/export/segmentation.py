@@ -12,7 +12,6 @@ import numpy.typing as npt
 from medxai.errors import ExportError
 from medxai.export.colours import heat
 from medxai.export.naming import NOTICE, ascii_text, chosen, method_title, stem
-from medxai.settings import ExportOptions
 from medxai.export.placement import placed_sources, restore_frame_numbers, unplaced_reason
 from medxai.export.provenance import (
     algorithm,
@@ -26,6 +25,7 @@ from medxai.export.provenance import (
     uid_of,
 )
 from medxai.files import atomic_path
+from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import pytest
 
 from medxai.errors import ExportError
 from medxai.export import ExportOptions, export_all, skipped
-from medxai.settings import ROLES
 from medxai.export.registry import EXPORTERS
+from medxai.settings import ROLES
 from tests.export import build
 from tests.export.read import read
 from tests.tools import dicom_errors
