@@ -32,7 +32,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def refresh_evidence() -> None:
     """Recompute predictions and maps when fold weights and images are there; otherwise keep what is committed."""
     data = os.environ.get("MEDXAI_DATA")
-    if not data or not (TRAINED / "out_of_fold.csv").exists():
+    trained = TRAINED / "out_of_fold.csv"
+    if not data or not trained.exists():
+        return
+    if MAPS.exists() and PREDICTIONS.exists() and PREDICTIONS.read_bytes() == trained.read_bytes():
         return
     import torch
     from safetensors.torch import load_file
@@ -44,8 +47,7 @@ def refresh_evidence() -> None:
     from medxai.prepare.prepare import prepare
 
     EVIDENCE.mkdir(parents=True, exist_ok=True)
-    PREDICTIONS.write_bytes((TRAINED / "out_of_fold.csv").read_bytes())
-    rows = _rows(PREDICTIONS)
+        rows = _rows(trained)
     network = EfficientNetLite0(len(LABELS), image_size=SIZE).eval()
     stored: dict[str, list[np.ndarray]] = {method: [] for method in METHODS}
     for fold in sorted({row["fold"] for row in rows}):
@@ -61,6 +63,7 @@ def refresh_evidence() -> None:
              if row["fold"] == fold and row["label"] != "normal"]  # fmt: skip
     arrays = {method: np.stack(values).astype(np.float32) for method, values in stored.items()}
     np.savez_compressed(MAPS, paths=np.array(order), **arrays)
+    PREDICTIONS.write_bytes(trained.read_bytes())
 
 
 def balanced() -> list[Entry]:
