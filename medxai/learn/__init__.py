@@ -1,0 +1,1 @@
+"""Training of the shipped bundles: patient-level splits, one plain loop, metrics with intervals."""

@@ -1,0 +1,1 @@
+"""Model bundles in and out, windows over large volumes, and the decision."""

@@ -1,0 +1,146 @@
+"""What a bundle says about itself: MONAI's ``metadata.json`` with one block of our own, checked offline.
+
+Field names follow the MONAI Bundle specification (docs.monai.io, "MONAI Bundle"); the block ``medxai``
+holds what the specification has no place for. Keys we do not know are kept outside that block.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medxai.errors import BundleError
+from medxai.prepare.spec import PreparationSpec
+
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class _Open(BaseModel):
+    """Part of a foreign schema: known fields are checked, others are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class MedxaiBlock(BaseModel):
+    """What inference and explanation need beyond the MONAI fields.
+
+    Attributes:
+        labels: class names; in the order of the logits. A network with one logit has two labels, the
+            second is the one the logit speaks for.
+        modalities: DICOM modalities the model was trained on.
+        body_parts: accepted BodyPartExamined values in upper case; the first is what it was trained on.
+        preparation: geometry and intensity of the input.
+        target_layer: layer to explain; None picks the last spatial feature map.
+        activation: logits -> probabilities.
+        fusion: logits of windows or frames -> logits of the study. ``lse`` is a smooth maximum.
+        temperature: of ``lse``; small is close to the maximum, large to the mean.
+        positive: labels that count as abnormal in worklists and statistics.
+        licence: SPDX name of the licence of the weights.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    modalities: Names
+    body_parts: Names
+    preparation: PreparationSpec
+    target_layer: str | None = None
+    activation: Literal["softmax", "sigmoid"]
+    fusion: Literal["mean", "lse"] = "mean"
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    positive: tuple[str, ...] = ()
+    licence: Annotated[str, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            msg = "labels must be distinct"
+            raise ValueError(msg)
+        unknown = [name for name in self.positive if name not in self.labels]
+        if unknown:
+            msg = f"positive names {unknown} which are not among the labels"
+            raise ValueError(msg)
+        return self
+
+
+class TensorFormat(_Open):
+    """One input or output of the network, as MONAI describes it."""
+
+    type: str
+    num_channels: int
+    spatial_shape: tuple[int | str, ...]
+    dtype: str
+    value_range: tuple[float, ...] = ()
+    is_patch_data: bool = False
+    channel_def: dict[str, str]
+    format: str = ""
+    modality: str = ""
+
+
+class NetworkDataFormat(_Open):
+    """Inputs and outputs by name."""
+
+    inputs: dict[str, TensorFormat]
+    outputs: dict[str, TensorFormat]
+
+
+class Metadata(_Open):
+    """``configs/metadata.json`` of a MONAI Bundle with our block."""
+
+    version: str
+    monai_version: str
+    pytorch_version: str
+    task: str
+    description: str
+    authors: str
+    copyright: str
+    data_source: str = ""
+    network_data_format: NetworkDataFormat
+    eval_metrics: dict[str, Any] = Field(default_factory=dict)
+    intended_use: str = ""
+    references: tuple[str, ...] = ()
+    medxai: MedxaiBlock
+
+    @model_validator(mode="after")
+    def _labels_agree(self) -> Self:
+        named = [form.channel_def for form in self.network_data_format.outputs.values()]
+        stated = [tuple(names[key] for key in sorted(names, key=int)) for names in named if _numbered(names)]
+        if stated and not any(names in (self.medxai.labels, self.medxai.labels[1:]) for names in stated):
+            msg = f"channel_def {list(stated[0])} and medxai.labels {list(self.medxai.labels)} disagree"
+            raise ValueError(msg)
+        return self
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Read and check ``metadata.json``.
+
+    Raises:
+        BundleError: absent, not JSON, without the ``medxai`` block, or a field is wrong; one line that
+            names the first wrong field.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        msg = f"has no configs/{path.name}; it is not a MONAI Bundle"
+        raise BundleError(msg) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        msg = f"configs/{path.name} is not readable JSON ({error})"
+        raise BundleError(msg) from error
+    if isinstance(content, dict) and "medxai" not in content:
+        msg = "configs/metadata.json has no block 'medxai' (labels, modalities, preparation, activation); add one"
+        raise BundleError(msg)
+    try:
+        return Metadata.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        msg = f"configs/metadata.json: {where}: {first['msg']}{more}"
+        raise BundleError(msg) from error
+
+
+def _numbered(names: dict[str, str]) -> bool:
+    return bool(names) and all(key.isdigit() for key in names)
