@@ -26,7 +26,6 @@ SourceKind = Literal["dicom", "nifti", "picture", "video"]
 Flag = Literal["empty", "unstable", "class_agnostic"]
 
 
-
 def image_affine(row_mm: float = 1.0, column_mm: float = 1.0) -> Affine:
     """Affine of an image without a place in a patient: columns along +x, rows along +y, no depth."""
     affine = np.zeros((4, 4))
@@ -208,6 +207,8 @@ class Result:
         prediction: the decision.
         explanations: maps; the first one is the primary.
         config_sha256: hash of the settings that influence outputs.
+        model_window: grey values between which the model tells values apart, where it uses a fixed window; pictures
+            choose theirs after it.
         created: ISO 8601 date and time of the source acquisition or, when unknown, a fixed date, so that
             outputs are a function of inputs alone.
     """
@@ -217,6 +218,7 @@ class Result:
     explanations: tuple[Explanation, ...]
     config_sha256: str
     created: str
+    model_window: tuple[float, float] | None = None
 
     @property
     def identity(self) -> tuple[str, str, str]:

@@ -219,6 +219,7 @@ def _real(console: Console, root: Path) -> bool:
             manifest = pipeline.read_manifest(settings.output / row.study_key)
             decision = f"{manifest.decided} ({manifest.prediction[manifest.decided]:.0%})" if manifest else row.reason
             console.print(f"{row.study_key}: {row.state}, {decision}", highlight=False)
+        console.print("The shipped weights saw these patients in training: this shows the way, not the accuracy.")
         _outputs(console, settings.output, rows)
         good &= all(row.state == "done" for row in rows)
     return good

@@ -108,15 +108,22 @@ def view_of(volume: Volume, *, as_stored: bool = False) -> View:
     )  # fmt: skip
 
 
-def window_of(volume: Volume) -> tuple[float, float]:
+def window_of(volume: Volume, model: tuple[float, float] | None = None) -> tuple[float, float]:
     """Return the darkest and brightest grey value shown.
 
-    The window of the header (PS3.3 C.11.2.1.2) when there is one that fits, 0..255 for ultrasound, otherwise the 1st
-    and 99th percentile of the values above the minimum, which is usually air or padding.
+    The window of the header (PS3.3 C.11.2.1.2) when there is one that fits; of several the one closest to what the
+    model saw, so that a lung model's map lies on a lung window. Then the model's own window, 0..255 for ultrasound,
+    otherwise the 1st and 99th percentile of the values above the minimum, which is usually air or padding.
+
+    Args:
+        volume: the image.
+        model: grey values between which the model tells values apart, or None.
     """
-    header = _header_window(volume)
+    header = _header_window(volume, model)
     if header is not None:
         return header
+    if model is not None:
+        return model
     if volume.modality == "US" and 1.0 < float(volume.pixels.max(initial=0.0)) <= 255.0:
         return 0.0, 255.0
     sample = volume.pixels[0].ravel()[:: max(1, volume.pixels[0].size // 1_000_000)]
@@ -128,7 +135,7 @@ def window_of(volume: Volume) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1.0)
 
 
-def _header_window(volume: Volume) -> tuple[float, float] | None:
+def _header_window(volume: Volume, model: tuple[float, float] | None) -> tuple[float, float] | None:
     if not volume.source:
         return None
     header = volume.source[len(volume.source) // 2]
@@ -137,12 +144,13 @@ def _header_window(volume: Volume) -> tuple[float, float] | None:
         return None
     item = _window_item(header)
     try:
-        center, width = (_first(item[keyword].value) for keyword in ("WindowCenter", "WindowWidth"))
-    except (KeyError, TypeError, ValueError, IndexError):
+        centers, widths = (_numbers(item[keyword].value) for keyword in ("WindowCenter", "WindowWidth"))
+        pairs = [(c - w / 2.0, c + w / 2.0) for c, w in zip(centers, widths, strict=True) if w > 1]
+    except (KeyError, TypeError, ValueError):
         return None
-    if width <= 1:
+    if not pairs:
         return None
-    low, high = center - width / 2.0, center + width / 2.0
+    low, high = pairs[0] if model is None else max(pairs, key=lambda pair: _likeness(pair, model))
     sample = volume.pixels[0].ravel()[:: max(1, volume.pixels[0].size // 200_000)]
     # A window that shows next to nothing of the pixels is not meant for them.
     inside = float(np.mean((sample > low) & (sample < high))) if sample.size else 0.0
@@ -159,8 +167,13 @@ def _window_item(header: Dataset) -> Dataset:
     return header
 
 
-def _first(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float, str)) else float(value[0])
+def _numbers(value: Any) -> list[float]:
+    return [float(value)] if isinstance(value, (int, float, str)) else [float(v) for v in value]
+
+
+def _likeness(a: tuple[float, float], b: tuple[float, float]) -> float:
+    """Overlap of two windows over their union."""
+    return max(0.0, min(a[1], b[1]) - max(a[0], b[0])) / (max(a[1], b[1]) - min(a[0], b[0]))
 
 
 def rgb_plane(volume: Volume, index: int, window: tuple[float, float]) -> UInt8:

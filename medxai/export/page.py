@@ -118,7 +118,7 @@ def _describe(explanation: Explanation, result: Result) -> dict[str, Any]:
 def _viewer_data(result: Result, maps: tuple[Explanation, ...], view: View, options: ExportOptions) -> dict[str, Any]:
     """Return images, overlays and evidence curves for the viewer's script, as data URIs and numbers."""
     volume = result.study.volume
-    window, total = window_of(volume), frames(volume)
+    window, total = window_of(volume, result.model_window), frames(volume)
     rows, columns = view.apply(np.empty(volume.shape[-2:], dtype=np.uint8)).shape
     longest = options.page_pixels * 2 if total == 1 else options.page_pixels
     size = view.size(rows, columns, longest)

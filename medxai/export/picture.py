@@ -53,7 +53,7 @@ def mosaic(result: Result, explanation: Explanation, options: ExportOptions) -> 
     values = explanation.normalised()
     curve = evidence_curve(volume, values)
     indices = spread(curve, options.picture_slices)
-    view, window = view_of(volume), window_of(volume)
+    view, window = view_of(volume), window_of(volume, result.model_window)
     rows, columns = view.apply(np.empty(volume.shape[-2:], dtype=np.uint8)).shape
     side = {1: 620, 2: 420, 3: 340, 4: 340}.get(len(indices), 240)
     width, height = view.size(rows, columns, side)

@@ -81,7 +81,7 @@ def render(result: Result, explanation: Explanation, options: ExportOptions) -> 
 
     volume = result.study.volume
     values = explanation.normalised()
-    window = window_of(volume)
+    window = window_of(volume, result.model_window)
     view = view_of(volume, as_stored=True)
     total = frames(volume)
     rows, columns = volume.shape[-2:]
@@ -111,7 +111,7 @@ def _frame(
 
     canvas = np.empty((rows + footer, columns + margin, 3), dtype=np.uint8)
     canvas[:] = GROUND
-    length = max(40, min(rows - 4 * size, 256))
+    length = max(min(40, rows), min(rows - 4 * size, 256))  # never more than the image has rows
     top = (rows - length) // 2
     left = columns + size
     canvas[top : top + length, left : left + size] = bar(length, size, options.overlay_opacity)

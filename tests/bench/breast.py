@@ -47,7 +47,7 @@ def refresh_evidence() -> None:
     from medxai.prepare.prepare import prepare
 
     EVIDENCE.mkdir(parents=True, exist_ok=True)
-        rows = _rows(trained)
+    rows = _rows(trained)
     network = EfficientNetLite0(len(LABELS), image_size=SIZE).eval()
     stored: dict[str, list[np.ndarray]] = {method: [] for method in METHODS}
     for fold in sorted({row["fold"] for row in rows}):

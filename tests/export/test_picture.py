@@ -94,3 +94,13 @@ def test_the_window_of_the_header_is_used_and_a_senseless_one_is_not():
         header.WindowCenter, header.WindowWidth = "30000", "10"
     low, high = display.window_of(volume)
     assert -1000 <= low < high <= 900
+
+
+def test_of_several_windows_the_one_the_model_saw_is_shown():
+    """A soft-tissue window first and a lung window second: a lung model's picture uses the second."""
+    volume = build.ct_case().result.study.volume
+    volume.source[len(volume.source) // 2].WindowCenter = [50, -600]
+    volume.source[len(volume.source) // 2].WindowWidth = [350, 1200]
+    assert display.window_of(volume) == (-125.0, 225.0)
+    assert display.window_of(volume, (-1000.0, 400.0)) == (-1200.0, 0.0)
+    assert display.window_of(replace(volume, source=()), (-1000.0, 400.0)) == (-1000.0, 400.0)

@@ -40,7 +40,9 @@ def test_nifti_lies_where_simpleitk_puts_it(tmp_path: Path, kind: type, suffix: 
         image = SimpleITK.ReadImage(str(path))
         for index in [(0, 0, 0), (8, 6, 4), (3, 5, 1)]:
             i, j, k = index
-            assert np.allclose((volume.affine @ [k, j, i, 1])[:3], image.TransformIndexToPhysicalPoint(index), atol=1e-4)
+            assert np.allclose(
+                (volume.affine @ [k, j, i, 1])[:3], image.TransformIndexToPhysicalPoint(index), atol=1e-4
+            )
             assert volume.pixels[0, k, j, i] == pytest.approx(image[index])
     assert np.array_equal(volume.pixels[0], data.transpose(2, 1, 0))
 
@@ -99,7 +101,9 @@ def test_pictures(tmp_path: Path) -> None:
         read_picture(tmp_path / "broken.png")
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [("mp4", "mpeg4"), ("avi", "mjpeg"), ("mov", "mpeg4"), ("mpeg", "mpeg2video")])
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("mp4", "mpeg4"), ("avi", "mjpeg"), ("mov", "mpeg4"), ("mpeg", "mpeg2video")]
+)
 def test_video_frames(tmp_path: Path, suffix: str, codec: str) -> None:
     """Frame count, rate and brightness of a written clip come back."""
     av = pytest.importorskip("av", reason="PyAV (extra video) is not installed")

@@ -103,7 +103,9 @@ def test_resampling_agrees_with_simpleitk() -> None:
     reference.SetDirection(turned[:, ::-1].flatten().tolist())
     reference.SetSpacing([1.3, 0.9, 1.1])
     reference.SetOrigin(grid.affine[:3, 3].tolist())
-    resampled = SimpleITK.GetArrayFromImage(SimpleITK.Resample(image, reference, SimpleITK.Transform(), SimpleITK.sitkLinear))
+    resampled = SimpleITK.GetArrayFromImage(
+        SimpleITK.Resample(image, reference, SimpleITK.Transform(), SimpleITK.sitkLinear)
+    )
     assert np.abs(resampled - prepared.pixels[0]).max() < 1e-4
 
 
@@ -201,6 +203,8 @@ def test_other_intensities_and_channels() -> None:
     chosen = scored[pixels > 100]
     assert abs(chosen.mean()) < 1e-4
     assert chosen.std() == pytest.approx(1, abs=1e-4)
-    assert np.allclose(match_channels(pixels, 1)[0], 0.299 * pixels[0] + 0.587 * pixels[1] + 0.114 * pixels[2], rtol=1e-4)
+    assert np.allclose(
+        match_channels(pixels, 1)[0], 0.299 * pixels[0] + 0.587 * pixels[1] + 0.114 * pixels[2], rtol=1e-4
+    )
     assert match_channels(pixels[:1], 3).shape == (3, 6, 7)
     assert np.allclose(triangle_weights(np.array([1.0]), 4, 1.0), [[0, 1, 0, 0]])
