@@ -53,14 +53,14 @@ $(VENV)/bin/python:
 
 $(VENV)/.core: constraints.txt pyproject.toml | $(VENV)/bin/python
 	@echo "Setting up $(VENV) (about two minutes the first time) ..."
-	sed '/^# dev/,$$d' constraints.txt > $(VENV)/core.txt
-	$(PIP) --no-deps -r $(VENV)/core.txt 2> >(grep -v "is ignored: it is neither" >&2)
-	$(PIP) --no-deps --no-build-isolation -e . 2> >(grep -v "is ignored: it is neither" >&2)
-	touch $@
+	@sed '/^# dev/,$$d' constraints.txt > $(VENV)/core.txt
+	@$(PIP) --no-deps -r $(VENV)/core.txt 2> >(grep -v "is ignored: it is neither" >&2)
+	@$(PIP) --no-deps --no-build-isolation -e . 2> >(grep -v "is ignored: it is neither" >&2)
+	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(PIP) --no-deps -r constraints.txt 2> >(grep -v "is ignored: it is neither" >&2)
-	touch $@
+	@$(PIP) --no-deps -r constraints.txt 2> >(grep -v "is ignored: it is neither" >&2)
+	@touch $@
 
 # Orthanc, dcmtk and a C compiler for its loopback shim: installed when that is possible, else named.
 $(VENV)/.apt: | $(VENV)/bin/python
