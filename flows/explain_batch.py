@@ -16,9 +16,13 @@ from medxai.settings import RunSettings, load_settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from prefect.client.schemas.objects import State
     from prefect.futures import PrefectFuture
 
+    from medxai.ingest.discover import Discovery
+    from medxai.pipeline import Session
     from medxai.records.worklist import JobRow
+    from medxai.study import SourceFiles
 
     Report = Callable[[str, int, int], None]
 
@@ -35,102 +39,112 @@ def explain_batch(settings: RunSettings, report: Report | None = None) -> list[J
             ``fail_above`` of the studies ended in quarantine.
     """
     configure(settings.output / ".medxai" / "prefect")
-    from prefect import flow
-    from prefect.task_runners import ThreadPoolTaskRunner
-
-    name = f"explain-{settings.output.name}"
-
-    @flow(
-        name="explain-batch",
-        flow_run_name=name,
-        task_runner=ThreadPoolTaskRunner(max_workers=settings.workers),  # type: ignore[arg-type]
-        validate_parameters=False,
-        persist_result=False,
-    )
-    def batch() -> list[JobRow]:
-        return _batch(settings, report)
-
-    from flows.tasks import close_sessions
+    from flows.tasks import close_sessions, session_for
+    from medxai.pipeline import studies
 
     try:
-        return batch()
+        # Before the flow starts: what fails here may name paths, which do not belong on Prefect's page.
+        session = session_for(settings)
+        with studies(session) as discovery:
+            return _run(session, discovery, report)
     finally:
         close_sessions()
 
 
-def _batch(settings: RunSettings, report: Report | None) -> list[JobRow]:
+def _run(session: Session, discovery: Discovery, report: Report | None) -> list[JobRow]:
+    from prefect import flow
+    from prefect.states import Failed
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    settings = session.settings
+    rows: list[JobRow] = []
+
+    @flow(
+        name="explain-batch",
+        flow_run_name=f"explain-{session.bundle.name}-{session.config_sha256[:8]}",
+        task_runner=ThreadPoolTaskRunner(max_workers=settings.workers),  # type: ignore[arg-type]
+        validate_parameters=False,
+        persist_result=False,
+    )
+    def batch() -> State[Any] | None:
+        rows.extend(_batch(session, discovery, report))
+        _publish(rows)
+        bad = sum(row.state != "done" for row in rows)
+        if not rows or bad / len(rows) <= settings.fail_above:
+            return None
+        msg = f"{bad} of {len(rows)} studies are not done, more than fail_above={settings.fail_above:g} allows"
+        return Failed(message=msg, data=MedxaiError(msg))
+
+    batch()
+    return rows
+
+
+def _batch(session: Session, discovery: Discovery, report: Report | None) -> list[JobRow]:
     import torch
 
-    from flows.tasks import Work, analyse_study, export_study, ingest_study, send_study, session_for
+    from flows.tasks import Work, analyse_study, export_study, ingest_study, patient_send
     from medxai import pipeline
 
-    session = session_for(settings)
+    settings = session.settings
     if settings.workers > 1 and session.device == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1)))  # the network is used by one worker at a time
-    discovery = pipeline.find_studies(settings)
+    send_study = patient_send(settings)
     ids = [pipeline.reject(session, rejected).id for rejected in discovery.rejected]
     total = len(discovery.sources)
-    pending: deque[tuple[int, list[PrefectFuture[Any]]]] = deque()
+    pending: deque[tuple[int, SourceFiles, dict[str, PrefectFuture[Any]]]] = deque()
     finished = 0
 
-    def settle() -> None:
+    def advance() -> None:
         nonlocal finished
-        job_id, futures = pending.popleft()
-        _settle(session, job_id, futures)
         finished += 1
         if report:
             report("studies", finished, total)
 
+    def settle() -> None:
+        _settle(session, *pending.popleft())
+        advance()
+
     for source in discovery.sources:
         identity, job = pipeline.register(session, source)
         ids.append(job.id)
-        if job.state == "done":
-            if pipeline.read_manifest(session.folder(source.key)) is not None:
-                finished += 1
-                continue
+        unexported = pipeline.read_manifest(session.folder(source.key), identity) is None
+        if job.state == "done" and unexported:  # outputs were deleted or changed
             session.worklist.reopen(job.id)
-        if not session.worklist.claim(job.id):
-            finished += 1
+        if not session.worklist.claim(job.id):  # done, or in the hands of another process
+            advance()
             continue
         work = Work.of(settings, source, identity, job.id)
         # A cached manifest whose file is gone or changed must not count as a result.
         stale = not pipeline.analysis_valid(session.work_path(source.key, identity))
-        unexported = pipeline.read_manifest(session.folder(source.key)) is None
         ingested = ingest_study.submit(work)
         analysed = analyse_study.with_options(refresh_cache=stale).submit(work, ingested)
         exported = export_study.with_options(refresh_cache=stale or unexported).submit(work, analysed)
         sent = send_study.submit(work, exported)
-        pending.append((job.id, [ingested, analysed, exported, sent]))
+        pending.append((job.id, source, {"ingest": ingested, "analyse": analysed, "export": exported, "send": sent}))
         while len(pending) >= 2 * settings.workers:
             settle()
     while pending:
         settle()
-    rows = [session.worklist.get(job_id) for job_id in ids]
-    _publish(rows)
-    bad = sum(row.state != "done" for row in rows)
-    if rows and bad / len(rows) > settings.fail_above:
-        msg = f"{bad} of {len(rows)} studies are in quarantine, more than fail_above={settings.fail_above:g} allows"
-        raise MedxaiError(msg)
-    return rows
+    return [session.worklist.get(job_id) for job_id in ids]
 
 
-def _settle(session: Any, job_id: int, futures: list[PrefectFuture[Any]]) -> None:
-    """Wait for a study's tasks; what failed outside a stage's own net is put aside here."""
-    for future in futures:
+def _settle(session: Session, job_id: int, source: SourceFiles, futures: dict[str, PrefectFuture[Any]]) -> None:
+    """Wait for a study's tasks; what no stage has put aside itself, as a failed delivery, is put aside here."""
+    from medxai import pipeline
+
+    for future in futures.values():
         future.wait()
-    row = session.worklist.get(job_id)
-    if row.state in {"done", "quarantined"}:
+    if session.worklist.get(job_id).state in {"done", "quarantined"}:
         return
-    reason = "the tasks of this study ended without a result"
-    for future in futures:
+    stage, error = "send", MedxaiError("the tasks of this study ended without a result", study=source.key)
+    for name, future in futures.items():
         if not future.state.is_completed():
             outcome = future.state.result(raise_on_failure=False)
+            stage, error = name, MedxaiError(f"task {name} ended as {future.state.name} ({type(outcome).__name__})")
             if isinstance(outcome, MedxaiError):
-                session.worklist.quarantine(job_id, outcome)
-                return
-            reason = f"task ended as {future.state.name} ({type(outcome).__name__})"
+                error = outcome
             break
-    session.worklist.quarantine(job_id, MedxaiError(reason, study=row.study_key))
+    pipeline.put_aside(session, job_id, source.key, source.files, stage, error)
 
 
 def _publish(rows: list[JobRow]) -> None:
@@ -159,8 +173,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = load_settings(options.config, {"output": options.output} if options.output else None)
-        from medxai.cli import print_rows, progress
+        from medxai.cli import log_to_stderr, print_rows, progress
 
+        log_to_stderr()
         with progress() as step:
             rows = explain_batch(settings, step)
         print_rows(rows, settings.output)

@@ -10,9 +10,12 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from flows.environment import configure
 from flows.explain_batch import explain_batch
+from medxai.cli import log_to_stderr
+from medxai.errors import MedxaiError
 from medxai.settings import load_settings
 
 
@@ -33,11 +36,17 @@ def main() -> int:
         _wait(os.environ["PREFECT_API_URL"] + "/health")
         print(f"Prefect page: http://127.0.0.1:{options.port}", flush=True)
     from prefect import flow
+    from prefect.states import Failed
 
     @flow(name="explain-batch-nightly", log_prints=False)
-    def nightly(config: str) -> int:
+    def nightly(config: str) -> Any:
         """Run the batch of `config`; returns the number of studies in quarantine."""
-        return sum(row.state != "done" for row in explain_batch(load_settings(Path(config))))
+        log_to_stderr()
+        try:
+            return sum(row.state != "done" for row in explain_batch(load_settings(Path(config))))
+        except MedxaiError as error:  # may name paths, which do not belong on Prefect's page
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return Failed(message=f"the batch failed ({error.code}); this process's log says why")
 
     try:
         nightly.serve(name="nightly", cron=options.cron, limit=1, parameters={"config": str(options.config.resolve())})

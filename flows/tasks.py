@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
-from prefect.tasks import exponential_backoff
+from prefect.states import Failed
+from prefect.tasks import Task, exponential_backoff
+from prefect.transactions import get_transaction
 
 from medxai import pipeline
 from medxai.errors import MedxaiError
@@ -18,6 +20,9 @@ from medxai.identity import sha256_json
 from medxai.records.worklist import JobIdentity
 from medxai.settings import RunSettings, make_settings
 from medxai.study import SourceFiles
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
 
 _sessions: dict[str, pipeline.Session] = {}
 _opening = threading.Lock()
@@ -62,26 +67,38 @@ def _open(work: dict[str, Any]) -> tuple[pipeline.Session, SourceFiles, JobIdent
 
 
 def cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
-    """Stage, algorithm, study, input bytes, model and configuration: what a stage's result depends on."""
-    return f"{context.task.name}-{sha256_json([pipeline.ALGORITHM_VERSION, *parameters['work']['identity']])}"
+    """Stage, algorithm, output folder, study, input bytes, model and configuration.
+
+    The folder is part of it since results are paths: another batch must not find them.
+    """
+    work = parameters["work"]
+    parts = [pipeline.ALGORITHM_VERSION, work["settings"]["output"], *work["identity"]]
+    return f"{context.task.name}-{sha256_json(parts)}"
+
+
+def failed(error: MedxaiError) -> State[Any]:
+    """The end of a task as a state with one line: a traceback in the server's log could quote headers."""
+    transaction = get_transaction()
+    if transaction is not None:
+        transaction.write_on_commit = False  # otherwise the next run would find the failure as a cached result
+    return Failed(message=str(error), data=error)
 
 
 def _is_io(_task: Any, _run: Any, state: Any) -> bool:
     """Only failures of the line are tried again; a refused object stays refused."""
-    try:
-        state.result()
-    except Exception as error:
-        return is_retryable(error)
-    return False
+    return is_retryable(state.data) if isinstance(state.data, BaseException) else False
 
 
 @task(name="ingest", task_run_name="ingest-{work[source][key]}", persist_result=False, cache_policy=NO_CACHE)
-def ingest_study(work: dict[str, Any]) -> dict[str, Any]:
+def ingest_study(work: dict[str, Any]) -> dict[str, Any] | State[Any]:
     """Decode and check; the pixels wait in this process for the analysis."""
     session, source, _ = _open(work)
-    with pipeline.quarantine_on_error(session, source, work["job_id"], "ingest"):
-        summary = pipeline.ingest(session, source)
-        session.worklist.stage(work["job_id"], "ingest")
+    try:
+        with pipeline.quarantine_on_error(session, source, work["job_id"], "ingest"):
+            summary = pipeline.ingest(session, source)
+            session.worklist.stage(work["job_id"], "ingest")
+    except MedxaiError as error:
+        return failed(error)
     return summary
 
 
@@ -92,13 +109,16 @@ def ingest_study(work: dict[str, Any]) -> dict[str, Any]:
     persist_result=True,
     result_serializer="json",
 )
-def analyse_study(work: dict[str, Any], ingested: dict[str, Any] | None) -> dict[str, Any]:
-    """Predict and explain; leaves the analysis on disk and returns its path and hash."""
+def analyse_study(work: dict[str, Any], ingested: Any) -> dict[str, Any] | State[Any]:
+    """Predict and explain; leaves the analysis on disk and returns its path."""
     session, source, identity = _open(work)
-    with pipeline.quarantine_on_error(session, source, work["job_id"], "analyse"):
-        fresh = not pipeline.analysis_valid(session.work_path(source.key, identity))
-        path = pipeline.analyse(session, source, identity)
-        session.worklist.stage(work["job_id"], "analyse", analysed=fresh)
+    try:
+        with pipeline.quarantine_on_error(session, source, work["job_id"], "analyse"):
+            fresh = not pipeline.analysis_valid(session.work_path(source.key, identity))
+            path = pipeline.analyse(session, source, identity)
+            session.worklist.stage(work["job_id"], "analyse", analysed=fresh)
+    except MedxaiError as error:
+        return failed(error)
     return {"path": str(path), "key": source.key, "notes": (ingested or {}).get("notes", [])}
 
 
@@ -109,12 +129,15 @@ def analyse_study(work: dict[str, Any], ingested: dict[str, Any] | None) -> dict
     persist_result=True,
     result_serializer="json",
 )
-def export_study(work: dict[str, Any], analysed: dict[str, Any]) -> dict[str, Any]:
+def export_study(work: dict[str, Any], analysed: Any) -> dict[str, Any] | State[Any]:
     """Write all outputs of the study, or none; returns folder and decision."""
     session, source, _ = _open(work)
-    with pipeline.quarantine_on_error(session, source, work["job_id"], "export"):
-        manifest = pipeline.export(session, source, Path(analysed["path"]))
-        session.worklist.stage(work["job_id"], "export", folder=str(session.folder(source.key)))
+    try:
+        with pipeline.quarantine_on_error(session, source, work["job_id"], "export"):
+            manifest = pipeline.export(session, source, Path(analysed["path"]))
+            session.worklist.stage(work["job_id"], "export", folder=str(session.folder(source.key)))
+    except MedxaiError as error:
+        return failed(error)
     return {"folder": str(session.folder(source.key)), "decided": manifest.decided}
 
 
@@ -123,18 +146,29 @@ def export_study(work: dict[str, Any], analysed: dict[str, Any]) -> dict[str, An
     task_run_name="send-{work[source][key]}",
     persist_result=False,
     cache_policy=NO_CACHE,
-    retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=5),
     retry_jitter_factor=0.5,
     retry_condition_fn=_is_io,
 )
-def send_study(work: dict[str, Any], exported: dict[str, Any]) -> dict[str, Any]:
-    """Deliver each object once to each destination, then mark the study as done."""
+def send_study(work: dict[str, Any], exported: Any) -> dict[str, Any] | State[Any]:
+    """Deliver each object once to each destination, then mark the study as done.
+
+    A destination that does not answer is tried again; only the flow puts the study aside, after the last attempt.
+    """
     session, source, identity = _open(work)
-    manifest = pipeline.read_manifest(Path(exported["folder"]))
+    manifest = pipeline.read_manifest(Path(exported["folder"]), identity)
     if manifest is None:
-        msg = "the outputs changed between export and delivery; run again"
-        raise MedxaiError(msg, study=source.key)
-    sent = pipeline.deliver(session, source, work["job_id"], manifest)
+        return failed(MedxaiError("the outputs changed between export and delivery; run again", study=source.key))
+    try:
+        sent = pipeline.deliver(session, source, work["job_id"], manifest)
+    except MedxaiError as error:
+        return failed(error)
     pipeline.complete(session, source, work["job_id"], session.work_path(source.key, identity))
     return {"sent": sent, "decided": manifest.decided}
+
+
+def patient_send(settings: RunSettings) -> Task[..., Any]:
+    """`send_study` with the retries of the settings."""
+    return send_study.with_options(
+        retries=settings.delivery_retries,
+        retry_delay_seconds=exponential_backoff(backoff_factor=settings.delivery_retry_seconds),
+    )

@@ -168,15 +168,22 @@ def send(
 
 @app.command()
 def worklist(
-    out: Annotated[Path, typer.Argument(help="Output folder of a run, or a database URL.")],
+    out: Annotated[str, typer.Argument(help="Output folder of a run, or a database URL.")],
     state: Annotated[list[str] | None, typer.Option(help="Only these states.")] = None,
 ) -> None:
     """List studies by pseudonym, with their state and the reason of those in quarantine."""
     from medxai.records.database import open_database, sqlite_url
     from medxai.records.worklist import Worklist
 
-    url = str(out) if "://" in str(out) else sqlite_url(out / ".medxai" / "worklist.sqlite")
-    print_rows(Worklist(open_database(url)).jobs(state or ()), out)
+    folder, url = None, out
+    if "://" not in out:
+        folder = Path(out)
+        path = folder / ".medxai" / "worklist.sqlite"
+        if not path.is_file():
+            msg = "holds no worklist; give the output folder of a run, or a database URL"
+            raise MedxaiError(msg, study=out)
+        url = sqlite_url(path)
+    print_rows(Worklist(open_database(url)).jobs(state or ()), folder)
 
 
 @bundle_app.command("list")
@@ -214,7 +221,8 @@ def bundle_verify(path: Annotated[str, typer.Argument(help="Name of a shipped bu
     typer.echo(f"{folder.name}: good, sha256 {bundle_sha256(folder)}")
 
 
-def print_rows(rows: list[JobRow], out: Path) -> None:
+def print_rows(rows: list[JobRow], out: Path | None) -> None:
+    """Print a table of studies, and where the records of those in quarantine lie when `out` is known."""
     """Print jobs as a table, with the page of those that are done and the reason of the others."""
     from rich.console import Console
     from rich.table import Table
@@ -226,7 +234,7 @@ def print_rows(rows: list[JobRow], out: Path) -> None:
         last = str(Path(row.folder) / "case.html") if row.state == "done" else f"[{row.reason_code}] {row.reason}"
         table.add_row(row.study_key, row.state, row.stage, str(row.attempts), last.replace("[", "\\["))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
-    if any(row.state == "quarantined" for row in rows):
+    if out is not None and any(row.state == "quarantined" for row in rows):
         typer.secho(f"reasons and files of the studies put aside: {out / 'quarantine'}", err=True, fg="yellow")
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import threading
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +22,7 @@ from medxai.ingest.discover import Discovery, Rejected, discover
 from medxai.ingest.read import read_study
 from medxai.records.database import open_database, sqlite_url
 from medxai.records.worklist import JobIdentity, JobRow, Worklist
-from medxai.settings import RunSettings
+from medxai.settings import Destination, RunSettings
 from medxai.study import Manifest, OutputFile, Result, SourceFiles, Study
 
 if TYPE_CHECKING:
@@ -31,8 +34,11 @@ logger = logging.getLogger(__name__)
 
 #: Part of every cache key and configuration hash: raise it when the same settings give other results.
 ALGORITHM_VERSION = "1"
-#: Settings that decide where and how fast work happens, but not what comes out.
-_NEUTRAL = {"inputs", "output", "workers", "database", "batch_size", "destinations", "fail_above", "allow"}
+#: Settings that decide where and how fast work happens, but not what comes out; a bundle counts by its own hash.
+_NEUTRAL = {
+    "inputs", "output", "workers", "database", "batch_size", "destinations", "fail_above", "allow", "bundle",
+    "delivery_retries", "delivery_retry_seconds",
+}  # fmt: skip
 
 Progress = Callable[[str, int, int], None]
 
@@ -52,6 +58,7 @@ class Session:
     config_sha256: str
     lock: threading.Lock = field(default_factory=threading.Lock)
     decoded: dict[str, Study] = field(default_factory=dict)
+    archives: Mapping[Path, Path] = field(default_factory=dict)
 
     def work_path(self, key: str, identity: JobIdentity) -> Path:
         """Where the analysis of a job is stored between stages."""
@@ -61,6 +68,13 @@ class Session:
     def folder(self, key: str) -> Path:
         """Output folder of a study."""
         return self.settings.output / key
+
+    def origin(self, path: Path) -> str:
+        """What a user calls a source file: its path, or ``archive.zip!member`` when it was unpacked."""
+        for folder, archive in self.archives.items():
+            if path.is_relative_to(folder):
+                return f"{archive}!{path.relative_to(folder)}"
+        return str(path)
 
 
 def open_session(settings: RunSettings) -> Session:
@@ -110,7 +124,39 @@ def find_studies(settings: RunSettings) -> Discovery:
     Raises:
         IngestError: nothing there.
     """
-    return discover(settings.inputs, settings.output / ".medxai" / "unpacked")
+    return discover(settings.inputs, _unpacked(settings) / str(os.getpid()))
+
+
+@contextmanager
+def studies(session: Session) -> Iterator[Discovery]:
+    """Yield what `find_studies` finds; unpacked archives are removed at the end, those of killed runs as well.
+
+    Raises:
+        IngestError: nothing there.
+    """
+    try:
+        discovery = find_studies(session.settings)
+        session.archives = discovery.archives
+        yield discovery
+    finally:
+        root = _unpacked(session.settings)
+        for folder in root.iterdir() if root.is_dir() else ():
+            if folder.name == str(os.getpid()) or not _runs(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unpacked(settings: RunSettings) -> Path:
+    return settings.output / ".medxai" / "unpacked"
+
+
+def _runs(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def register(session: Session, source: SourceFiles) -> tuple[JobIdentity, JobRow]:
@@ -167,6 +213,7 @@ def analyse(session: Session, source: SourceFiles, identity: JobIdentity, progre
             prediction, explanations = explain_study(session.bundle, session.network, study, prepared, options, step)
     except MedxaiError as error:
         raise error.about(source.key) from error
+    _sweep(path.parent, f".{path.name}.*")
     save_analysis(path, prediction, explanations)
     write_text(path.with_suffix(".sha256"), sha256_file(path))
     return path
@@ -189,8 +236,11 @@ def export(session: Session, source: SourceFiles, analysis: Path) -> Manifest:
 
     study = session.decoded.pop(source.key, None) or _study(session, source)
     prediction, explanations = load_analysis(analysis, study, session.bundle)
-    result = Result(study, prediction, explanations, session.config_sha256, created(study))
+    intensity = session.bundle.spec.preparation.intensity
+    window = (intensity.low, intensity.high) if intensity.kind == "window" else None
+    result = Result(study, prediction, explanations, session.config_sha256, created(study), window)
     folder = session.folder(source.key)
+    _sweep(folder.parent, f".{source.key}.*")
     outputs = export_all(result, folder, session.settings.export)
     manifest = Manifest(
         key=study.key,
@@ -220,8 +270,22 @@ def export(session: Session, source: SourceFiles, analysis: Path) -> Manifest:
     return manifest
 
 
-def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a study's outputs when all files are there unchanged, else None."""
+def _sweep(folder: Path, pattern: str) -> None:
+    """Remove what a killed process left of an atomic replacement; the claim keeps living ones away."""
+    for left in folder.glob(pattern):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def read_manifest(folder: Path, identity: JobIdentity | None = None) -> Manifest | None:
+    """The manifest of a study's outputs when all files are there unchanged, else None.
+
+    Args:
+        folder: of the study.
+        identity: the job whose outputs they must be; another configuration or model writes to the same folder.
+    """
     path = folder / "manifest.json"
     try:
         data = json.loads(path.read_text())
@@ -230,6 +294,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         good = all(sha256_file(folder / item.path) == item.sha256 for item in outputs)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    if identity is not None:
+        made = JobIdentity(manifest.key, manifest.input_sha256, manifest.model_sha256, manifest.config_sha256)
+        good = good and made == identity
     return manifest if good else None
 
 
@@ -254,35 +321,37 @@ def deliver(session: Session, source: SourceFiles, job_id: int, manifest: Manife
     Raises:
         DeliveryError: a destination refused or did not answer.
     """
+    try:
+        return sum(
+            _deliver_to(session, destination, source, job_id, manifest) for destination in session.settings.destinations
+        )
+    except MedxaiError as error:
+        raise error.about(source.key) from error
+
+
+def _deliver_to(
+    session: Session, destination: Destination, source: SourceFiles, job_id: int, manifest: Manifest
+) -> int:
     from medxai.export.send import present, send
     from medxai.ingest.dicom_file import read_header
 
-    sent = 0
-    folder = session.folder(source.key)
-    for destination in session.settings.destinations:
-        due: list[Path] = []
-        for item in manifest.outputs:
-            path = folder / item.path
-            if path.suffix != ".dcm":
-                continue
-            header = read_header(path)
-            uid = str(header.SOPInstanceUID)
-            state = session.worklist.begin_delivery(job_id, uid, destination.name)
-            if state == "sending":
-                known = present(destination, str(header.StudyInstanceUID), str(header.SeriesInstanceUID), uid)
-                if known:
-                    session.worklist.end_delivery(uid, destination.name)
-                    continue
-            if state != "sent":
-                due.append(path)
-        if due:
-            try:
-                sent += len(
-                    send(due, destination, lambda uid, name=destination.name: session.worklist.end_delivery(uid, name))
-                )
-            except MedxaiError as error:
-                raise error.about(source.key) from error
-    return sent
+    due: list[Path] = []
+    for item in manifest.outputs:
+        path = session.folder(source.key) / item.path
+        if path.suffix != ".dcm":
+            continue
+        header = read_header(path)
+        uid = str(header.SOPInstanceUID)
+        state = session.worklist.begin_delivery(job_id, uid, destination.name)
+        if state == "sending" and present(
+            destination, str(header.StudyInstanceUID), str(header.SeriesInstanceUID), uid
+        ):
+            session.worklist.end_delivery(uid, destination.name)
+        elif state != "sent":
+            due.append(path)
+    if not due:
+        return 0
+    return len(send(due, destination, lambda uid: session.worklist.end_delivery(uid, destination.name)))
 
 
 @contextmanager
@@ -295,20 +364,19 @@ def quarantine_on_error(session: Session, source: SourceFiles, job_id: int, stag
         raise
     except Exception as error:
         # Unknown failures may quote data in their text: only the kind and the place are kept.
-        logger.debug("unexpected failure", exc_info=True)
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        where = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "unknown"
+        places = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
+        logger.debug("%s: %s at %s", source.key, type(error).__name__, " > ".join(places))
+        where = places[-1] if places else "unknown"
         wrapped = MedxaiError(f"unexpected {type(error).__name__} in {where} during {stage}", study=source.key)
         put_aside(session, job_id, source.key, source.files, stage, wrapped)
-        raise wrapped from error
+        raise wrapped from None
 
 
-def put_aside(
-    session: Session, job_id: int, key: str, files: tuple[Path, ...], stage: str, error: MedxaiError
-) -> None:
-    """Record a failure in the worklist and in ``<output>/quarantine/<key>.json``, and drop its outputs."""
+def put_aside(session: Session, job_id: int, key: str, files: tuple[Path, ...], stage: str, error: MedxaiError) -> None:
+    """Record a failure in the worklist, in the log and in ``<output>/quarantine/<key>.json``.
+
+    The record lists the source paths, which may say who the patient is; nothing else does.
+    """
     session.decoded.pop(key, None)
     session.worklist.quarantine(job_id, error)
     record = {
@@ -316,11 +384,11 @@ def put_aside(
         "stage": stage,
         "code": error.code,
         "reason": error.reason,
-        "files": [str(path) for path in files],
+        "files": [session.origin(path) for path in files],
         "software": f"medxai {__version__}",
     }
     write_text(session.settings.output / "quarantine" / f"{key}.json", json.dumps(record, indent=1) + "\n")
-    logger.warning("%s", error.about(key))
+    logger.error("%s", error.about(key))
 
 
 def reject(session: Session, rejected: Rejected) -> JobRow:
@@ -335,7 +403,7 @@ def reject(session: Session, rejected: Rejected) -> JobRow:
 def run_study(session: Session, source: SourceFiles, progress: Progress | None = None) -> JobRow:
     """All stages of one study; failures end in quarantine, never in an exception."""
     identity, job = register(session, source)
-    if job.state == "done" and read_manifest(session.folder(source.key)) is not None:
+    if job.state == "done" and read_manifest(session.folder(source.key), identity) is not None:
         return job
     if job.state == "done":  # outputs were deleted or changed
         session.worklist.reopen(job.id)
@@ -356,7 +424,7 @@ def run_study(session: Session, source: SourceFiles, progress: Progress | None =
             deliver(session, source, job.id, manifest)
         complete(session, source, job.id, analysis)
     except MedxaiError:
-        logger.debug("study failed", exc_info=True)
+        pass  # logged and recorded where it was put aside
     return session.worklist.get(job.id)
 
 
@@ -384,4 +452,3 @@ def _autocast(settings: RunSettings) -> Any:
     import torch
 
     return torch.bfloat16 if settings.precision == "bfloat16" else None
-

@@ -111,6 +111,8 @@ class RunSettings(_Frozen):
         database: SQLAlchemy URL of the worklist.
         export: output formats and their options.
         destinations: where DICOM results are delivered.
+        delivery_retries: how often the batch tries a destination again that does not answer.
+        delivery_retry_seconds: pause before the first of these, twice as long before each next one.
         fail_above: share of quarantined studies above which the whole batch counts as failed.
     """
 
@@ -130,6 +132,8 @@ class RunSettings(_Frozen):
     database: str | None = None
     export: ExportOptions = ExportOptions()
     destinations: tuple[Destination, ...] = ()
+    delivery_retries: Annotated[int, Field(ge=0, le=10)] = 3
+    delivery_retry_seconds: Annotated[float, Field(gt=0)] = 5.0
     fail_above: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 

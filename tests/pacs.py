@@ -9,6 +9,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,15 @@ import pytest
 from tests.tools import require_tool
 
 _PLUGINS = Path("/usr/share/orthanc/plugins")
+#: Orthanc calls this for each object that somebody sends, before it looks whether it has it.
+_LUA = """
+function ReceivedInstanceFilter(dicom, origin)
+    local log = io.open("received.txt", "a")
+    log:write(dicom["SOPInstanceUID"] .. "\\n")
+    log:close()
+    return true
+end
+"""
 _SOURCE = Path(__file__).parent / "native" / "loopback.c"
 
 
@@ -31,6 +41,11 @@ class Orthanc:
     aet: str
     web_url: str
     rest_url: str
+    log: Path
+
+    def received(self) -> Counter[str]:
+        """SOP Instance UID -> how often it was sent here, also when Orthanc had it already."""
+        return Counter(self.log.read_text().split() if self.log.exists() else [])
 
 
 @dataclass(frozen=True)
@@ -112,15 +127,17 @@ def orthanc(folder: Path) -> Iterator[Orthanc]:
         "DicomAlwaysAllowStore": True,
         "UnknownSopClassAccepted": True,
         "Plugins": plugins,
+        "LuaScripts": ["received.lua"],
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "StudiesMetadata": "Full", "SeriesMetadata": "Full"},
         # Orthanc's GDCM would decode everything; its own decoders are enough for what is stored here.
         "Gdcm": {"Enable": True, "RestrictTransferSyntaxes": ["1.2.840.10008.1.2.4.90"]},
     }
+    (folder / "received.lua").write_text(_LUA)
     (folder / "orthanc.json").write_text(json.dumps(settings, indent=2))
     with _running([program, "orthanc.json"], folder, web):
         url = f"http://127.0.0.1:{web}"
         _wait_for(f"{url}/system")
-        yield Orthanc("127.0.0.1", dicom, "ORTHANC", f"{url}/dicom-web", url)
+        yield Orthanc("127.0.0.1", dicom, "ORTHANC", f"{url}/dicom-web", url, folder / "received.txt")
 
 
 def _wait_for(url: str, seconds: float = 20.0) -> None:
@@ -136,12 +153,12 @@ def _wait_for(url: str, seconds: float = 20.0) -> None:
 
 
 @contextmanager
-def store_scp(folder: Path) -> Iterator[StoreScp]:
+def store_scp(folder: Path, port: int | None = None) -> Iterator[StoreScp]:
     """Run dcmtk's storescp, which writes what it receives into ``received``."""
     program = require_tool("storescp", system=True)
     received = folder / "received"
     received.mkdir()
-    port = free_port()
+    port = port or free_port()
     command = [program, "--aetitle", "SINK", "--accept-all", "--output-directory", str(received), str(port)]
     with _running(command, folder, port):
         yield StoreScp("127.0.0.1", port, "SINK", received)

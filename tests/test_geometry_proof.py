@@ -82,9 +82,7 @@ def bundle(window: tuple[int, int, int]) -> PlainBundle:
     )
 
 
-def oblique(
-    rng: np.random.Generator, shape: tuple[int, ...], spacing: tuple[float, ...], flipped: bool
-) -> np.ndarray:
+def oblique(rng: np.random.Generator, shape: tuple[int, ...], spacing: tuple[float, ...], flipped: bool) -> np.ndarray:
     """A random rotation, of any size, of a grid whose slices ascend or descend along the normal."""
     turn = Rotation.random(random_state=int(rng.integers(1 << 30))).as_matrix()
     row, column = turn[:, 0], turn[:, 1]

@@ -32,6 +32,10 @@ _DECODER = {
 }
 _UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
 _IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_UNDEFINED = 0xFFFFFFFF
+#: Bytes of an element without a value (PS3.5 section 7.1).
+_SHORTEST_ELEMENT = 8
 #: Modalities whose IODs contain the Frame of Reference module as mandatory (PS3.3 A.3, A.4).
 _NEEDS_FRAME = {"CT", "MR", "PT"}
 
@@ -53,6 +57,8 @@ def read_header(path: Path) -> Dataset:
 
     try:
         header = dcmread(path, stop_before_pixels=True)
+        if _ends_early(path, header):
+            raise EOFError
         header.decode()
     except InvalidDicomError as error:
         msg = "is not a DICOM file (no DICM prefix)"
@@ -61,6 +67,19 @@ def read_header(path: Path) -> Dataset:
         msg = f"cannot be parsed as DICOM ({type(error).__name__}); the file is damaged or truncated"
         raise IngestError(msg, study=path.name) from error
     return header
+
+
+def _ends_early(path: Path, header: Dataset) -> bool:
+    """True when the file ends within its last element, which pydicom passes over."""
+    from pydicom.dataelem import RawDataElement
+
+    if not len(header) or str(header.file_meta.get("TransferSyntaxUID", "")) == _DEFLATED:
+        return False
+    last = header.get_item(max(header.keys()))
+    if not isinstance(last, RawDataElement) or last.length == _UNDEFINED:
+        return False
+    rest = path.stat().st_size - (last.value_tell + last.length)
+    return bool(rest < 0 or 0 < rest < _SHORTEST_ELEMENT)
 
 
 def identifier_faults(header: Dataset) -> list[str]:

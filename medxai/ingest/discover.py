@@ -181,6 +181,9 @@ def _classify(path: Path) -> SourceFiles | tuple[str, str] | None:
     sop_class = str(header.get("SOPClassUID", "") or header.file_meta.get("MediaStorageSOPClassUID", ""))
     if sop_class.startswith(_NOT_IMAGES):
         return None
+    if "Rows" not in header:
+        msg = "holds no image (no Rows); the file is damaged or truncated, or not an image at all"
+        raise IngestError(msg)
     study_uid = str(header.get("StudyInstanceUID", "") or "")
     series_uid = str(header.get("SeriesInstanceUID", "") or path.parent)
     if is_volume_series(header):
