@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
 
     from medxai.ingest.discover import Discovery
-    from medxai.pipeline import Session
     from medxai.records.worklist import JobRow
+    from medxai.session import Session
     from medxai.study import SourceFiles
 
     Report = Callable[[str, int, int], None]

@@ -18,22 +18,23 @@ from medxai.errors import MedxaiError
 from medxai.export.send import is_retryable
 from medxai.identity import sha256_json
 from medxai.records.worklist import JobIdentity
+from medxai.session import ALGORITHM_VERSION, Session, open_session
 from medxai.settings import RunSettings, make_settings
 from medxai.study import SourceFiles
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
-_sessions: dict[str, pipeline.Session] = {}
+_sessions: dict[str, Session] = {}
 _opening = threading.Lock()
 
 
-def session_for(settings: RunSettings) -> pipeline.Session:
+def session_for(settings: RunSettings) -> Session:
     """One session, hence one network in memory, per process and settings."""
     key = sha256_json(settings.model_dump(mode="json"))
     with _opening:
         if key not in _sessions:
-            _sessions[key] = pipeline.open_session(settings)
+            _sessions[key] = open_session(settings)
         return _sessions[key]
 
 
@@ -57,7 +58,7 @@ class Work(dict[str, Any]):
         )
 
 
-def _open(work: dict[str, Any]) -> tuple[pipeline.Session, SourceFiles, JobIdentity]:
+def _open(work: dict[str, Any]) -> tuple[Session, SourceFiles, JobIdentity]:
     source = work["source"]
     return (
         session_for(make_settings(work["settings"])),
@@ -72,7 +73,7 @@ def cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     The folder is part of it since results are paths: another batch must not find them.
     """
     work = parameters["work"]
-    parts = [pipeline.ALGORITHM_VERSION, work["settings"]["output"], *work["identity"]]
+    parts = [ALGORITHM_VERSION, work["settings"]["output"], *work["identity"]]
     return f"{context.task.name}-{sha256_json(parts)}"
 
 

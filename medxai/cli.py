@@ -106,8 +106,9 @@ def run(
     )
     with progress() as step:
         from medxai import pipeline
+        from medxai.session import open_session
 
-        session = pipeline.open_session(settings)
+        session = open_session(settings)
         with pipeline.studies(session) as discovery:
             total = len(discovery.sources)
             rows = [pipeline.reject(session, rejected) for rejected in discovery.rejected]
@@ -127,7 +128,7 @@ def repair(
 ) -> None:
     """Write a valid copy of badly de-identified DICOM: derived UIDs, mandatory attributes, same pixels."""
     from medxai.ingest.repair import repair as repair_files
-    from medxai.pipeline import quiet_libraries
+    from medxai.session import quiet_libraries
 
     quiet_libraries()
     with progress() as step:
@@ -144,7 +145,7 @@ def send(
     """Deliver DICOM objects by C-STORE or STOW-RS."""
     from medxai.export.send import send as deliver
     from medxai.ingest.dicom_file import is_dicom
-    from medxai.pipeline import quiet_libraries
+    from medxai.session import quiet_libraries
     from medxai.settings import parse_destination
 
     quiet_libraries()

@@ -194,6 +194,7 @@ def _real(console: Console, root: Path) -> bool:
     """Real images: three breast ultrasound pictures and the repaired chest CT."""
     from medxai import pipeline
     from medxai.ingest.repair import repair
+    from medxai.session import open_session
     from medxai.settings import make_settings
 
     work = Path(".demo/real")
@@ -213,7 +214,7 @@ def _real(console: Console, root: Path) -> bool:
         console.rule(title)
         values = {"inputs": inputs, "output": work / name, "bundle": name, "export": {"explanations": "primary"}}
         settings = make_settings(values)
-        session = pipeline.open_session(settings)
+        session = open_session(settings)
         rows = [pipeline.run_study(session, source) for source in pipeline.find_studies(settings).sources]
         for row in rows:
             manifest = pipeline.read_manifest(settings.output / row.study_key)

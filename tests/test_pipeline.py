@@ -16,6 +16,7 @@ from pydicom import Dataset, dcmread
 
 from medxai import pipeline
 from medxai.records.worklist import JobRow
+from medxai.session import config_hash, open_session
 from medxai.settings import RunSettings
 from medxai.study import Study, Volume
 from tests.studies import (
@@ -34,7 +35,7 @@ from tests.studies import (
 
 def run(settings: RunSettings) -> list[JobRow]:
     """A whole batch as the command line does it."""
-    session = pipeline.open_session(settings)
+    session = open_session(settings)
     with pipeline.studies(session) as discovery:
         rows = [pipeline.reject(session, rejected) for rejected in discovery.rejected]
         return rows + [pipeline.run_study(session, source) for source in discovery.sources]
@@ -188,12 +189,12 @@ def test_other_settings_are_another_job(tmp_path: Path) -> None:
 
 def test_settings_of_place_and_speed_are_no_other_job(tmp_path: Path) -> None:
     """Workers, batch size, destinations and retries do not enter the hash; what changes outputs does."""
-    plain = pipeline.config_hash(settings_for(tmp_path, tmp_path / "out"))
+    plain = config_hash(settings_for(tmp_path, tmp_path / "out"))
     neutral = {"workers": 7, "batch_size": 1, "fail_above": 0.1, "delivery_retries": 0, "delivery_retry_seconds": 1.0}
     where = {"name": "pacs", "kind": "dicomweb", "url": "http://127.0.0.1:1/dicom-web"}
-    assert pipeline.config_hash(settings_for(tmp_path / "b", tmp_path / "c", **neutral, destinations=[where])) == plain
+    assert config_hash(settings_for(tmp_path / "b", tmp_path / "c", **neutral, destinations=[where])) == plain
     for change in ({"explain_class": "clean"}, {"export": {"labelmap": True}}, {"stability": False}, {"force": True}):
-        assert pipeline.config_hash(settings_for(tmp_path, tmp_path / "out", **change)) != plain
+        assert config_hash(settings_for(tmp_path, tmp_path / "out", **change)) != plain
 
 
 def test_changed_pixels_are_another_job(tmp_path: Path) -> None:
@@ -213,7 +214,7 @@ def test_changed_pixels_are_another_job(tmp_path: Path) -> None:
 
 def test_the_network_comes_back_as_it_was(tmp_path: Path) -> None:
     """Weights, modes, gradients and hooks of the network, and global switches of torch, are untouched."""
-    session = pipeline.open_session(settings_for(dicom_study(tmp_path / "in"), tmp_path / "out"))
+    session = open_session(settings_for(dicom_study(tmp_path / "in"), tmp_path / "out"))
     network = session.network
 
     def state() -> dict[str, Any]:
@@ -240,7 +241,7 @@ def test_the_network_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_progress_is_told(tmp_path: Path) -> None:
     """Windows done, by pseudonym, up to the last one."""
-    session = pipeline.open_session(settings_for(dicom_study(tmp_path / "in"), tmp_path / "out"))
+    session = open_session(settings_for(dicom_study(tmp_path / "in"), tmp_path / "out"))
     told: list[tuple[str, int, int]] = []
     with pipeline.studies(session) as discovery:
         pipeline.run_study(session, discovery.sources[0], lambda *step: told.append(step))
@@ -299,7 +300,7 @@ def test_a_study_in_quarantine_is_tried_again(tmp_path: Path) -> None:
 def test_an_unknown_failure_names_kind_and_place_only(first: First, tmp_path: Path) -> None:
     """A folder where a file must go: one line, quarantined, and the next study goes on."""
     settings = settings_for([first.inputs, dicom_study(tmp_path / "other", 8)], tmp_path / "out")
-    session = pipeline.open_session(settings)
+    session = open_session(settings)
     with pipeline.studies(session) as discovery:
         (source,) = (source for source in discovery.sources if source.key == first.row.study_key)
         in_the_way = session.work_path(source.key, pipeline.register(session, source)[0])
@@ -331,7 +332,7 @@ def test_what_a_killed_run_left_is_swept_away(first: First, tmp_path: Path) -> N
 def test_a_stored_analysis_is_used_and_a_harmed_one_is_not(tmp_path: Path) -> None:
     """After a failure of export the model does not run again, unless the stored file was changed."""
     settings = settings_for(dicom_study(tmp_path / "in"), tmp_path / "out")
-    session = pipeline.open_session(settings)
+    session = open_session(settings)
     with pipeline.studies(session) as discovery:
         (source,) = discovery.sources
         identity, job = pipeline.register(session, source)

@@ -20,6 +20,7 @@ from pydicom import Dataset, dcmread
 
 from medxai import pipeline
 from medxai.ingest.discover import discover
+from medxai.session import open_session
 from tests.studies import dicom_study, edit, hashes, jobs, nifti_study, python, settings_for
 
 FAMILY, GIVEN = "Zwoelfender", "Quirinus"
@@ -158,7 +159,7 @@ def test_a_run_at_debug_level(
 ) -> None:
     """Log records with their tracebacks, both streams, worklist, names and contents of outputs."""
     settings = settings_for(inputs.root, tmp_path / "out")
-    session = pipeline.open_session(settings)
+    session = open_session(settings)
     with pipeline.studies(session) as discovery:
         rows = [pipeline.reject(session, rejected) for rejected in discovery.rejected]
         rows += [pipeline.run_study(session, source) for source in discovery.sources]
@@ -191,7 +192,7 @@ def test_dicom_results_keep_the_identity(inputs: Inputs, tmp_path: Path) -> None
     """On purpose: an object without its patient could not return to the archive."""
     source = inputs.root / f"CT {FAMILY}"
     settings = settings_for(source, tmp_path / "out")
-    session = pipeline.open_session(settings)
+    session = open_session(settings)
     with pipeline.studies(session) as discovery:
         row = pipeline.run_study(session, discovery.sources[0])
     paths = list((tmp_path / "out" / row.study_key).glob("*.dcm"))
@@ -211,7 +212,7 @@ def test_pictures_do_not_depend_on_who_it_is(tmp_path: Path) -> None:
         if name == "two":
             edit(series, plant)
         settings = settings_for(series, tmp_path / name / "out")
-        session = pipeline.open_session(settings)
+        session = open_session(settings)
         with pipeline.studies(session) as discovery:
             folder = session.folder(pipeline.run_study(session, discovery.sources[0]).study_key)
         shown = [dcmread(path).PixelData for path in sorted(folder.glob("secondary_capture_*.dcm"))]

@@ -30,13 +30,14 @@ _SUFFIXES: dict[str, SourceKind] = {
     ".gif": "video",
 }
 _DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
-#: Result and document classes that share folders with images (SR, SEG, PM, PR, KO, PDF, DICOMDIR).
+#: Result and document classes that share folders with images (SR, SEG, PM, PR, KO, PDF, RT, DICOMDIR).
 _NOT_IMAGES = (
     "1.2.840.10008.5.1.4.1.1.88.",
     "1.2.840.10008.5.1.4.1.1.66",
     "1.2.840.10008.5.1.4.1.1.30",
     "1.2.840.10008.5.1.4.1.1.11.",
     "1.2.840.10008.5.1.4.1.1.104.",
+    "1.2.840.10008.5.1.4.1.1.481.",
     "1.2.840.10008.1.3.10",
 )
 _ENHANCED = {

@@ -14,6 +14,7 @@ _CHILD = """
 import json, sys, time
 from pathlib import Path
 from medxai import pipeline
+from medxai.session import open_session
 from medxai.settings import make_settings
 source_dir, out = Path(sys.argv[1]), Path(sys.argv[2])
 settings = make_settings({'inputs': [source_dir], 'output': out, 'bundle': sys.argv[3], 'force': True})
@@ -21,7 +22,7 @@ def value(name):
     for line in open('/proc/self/status'):
         if line.startswith(name): return int(line.split()[1]) / 2**20
 start = time.perf_counter()
-session = pipeline.open_session(settings)
+session = open_session(settings)
 marks = {'open model': time.perf_counter() - start}
 def stage(name, call):
     begin = time.perf_counter(); result = call(); marks[name] = time.perf_counter() - begin; return result

@@ -18,6 +18,7 @@ from medxai import pipeline
 from medxai.errors import IngestError, MedxaiError
 from medxai.records.database import open_database, sqlite_url
 from medxai.records.worklist import JobRow, Worklist
+from medxai.session import open_session
 from medxai.settings import RunSettings
 from tests.pacs import Orthanc, StoreScp, free_port, store_scp
 from tests.studies import dicom_study, hashes, jobs, leftovers, nifti_study, record, settings_for
@@ -102,7 +103,7 @@ def test_the_flow_gives_what_the_command_gives(
     """With and without Prefect: the same bytes."""
     settings, _, _ = batch
     plain = settings.model_copy(update={"output": tmp_path / "out"})
-    session = pipeline.open_session(plain)
+    session = open_session(plain)
     with pipeline.studies(session) as discovery:
         row = pipeline.run_study(session, discovery.sources[0])
     assert hashes(plain.output / row.study_key) == hashes(settings.output / row.study_key)
@@ -153,7 +154,7 @@ def test_a_deleted_output_is_made_again(tmp_path: Path) -> None:
 def test_a_failure_is_not_cached(tmp_path: Path) -> None:
     """What stood in the way of a stage is gone: the next batch runs the stage."""
     settings = settings_for(dicom_study(tmp_path / "in", 41), tmp_path / "out", export=FEW)
-    session = pipeline.open_session(settings)
+    session = open_session(settings)
     with pipeline.studies(session) as discovery:
         (source,) = discovery.sources
         in_the_way = session.work_path(source.key, pipeline.register(session, source)[0])
