@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAD = """# Exact set on which medxai is tested (Debian 12, Python 3.11, CPU); written by `make lock`.
 # torch carries no +cpu suffix, so that the plain wheel satisfies it too; GPU sites skip this file.
 """
-DEV = "# dev: network and video extras, test and lint tools\n"
+DEV = "# dev: network, video and train extras, test and lint tools\n"
 #: torch's plain range would fetch CUDA builds of several gigabytes; the CPU set pins it.
 PINNED = ["torch==2.13.0", "setuptools>=77.0.3"]
 
@@ -38,7 +38,7 @@ def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     core = freeze(project["dependencies"])
-    wanted = [r for r in extras["dev"] if not r.startswith("medxai[")] + extras["network"] + extras["video"]
+    wanted = [r for r in extras["dev"] if not r.startswith("medxai[")] + extras["network"] + extras["video"] + extras["train"]
     everything = freeze([*core.values(), *wanted])
     lines = sorted(core.values(), key=str.lower)
     added = sorted((pin for name, pin in everything.items() if name not in core), key=str.lower)

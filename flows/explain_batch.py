@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import deque
 from pathlib import Path
@@ -80,14 +79,10 @@ def _run(session: Session, discovery: Discovery, report: Report | None) -> list[
 
 
 def _batch(session: Session, discovery: Discovery, report: Report | None) -> list[JobRow]:
-    import torch
-
     from flows.tasks import Work, analyse_study, export_study, ingest_study, patient_send
     from medxai import pipeline
 
     settings = session.settings
-    if settings.workers > 1 and session.device == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1)))  # the network is used by one worker at a time
     send_study = patient_send(settings)
     ids = [pipeline.reject(session, rejected).id for rejected in discovery.rejected]
     total = len(discovery.sources)

@@ -42,7 +42,7 @@ def check_fit(bundle: Bundle, volume: Volume, *, force: bool = False) -> None:
         msg = f"{bundle.name} reads {', '.join(spec.modalities)}, the study is {volume.modality}"
         raise MismatchError(msg)
     if not force and volume.body_part and volume.body_part.upper() not in spec.body_parts:
-        msg = f"{bundle.name} is for {', '.join(spec.body_parts)}, the study shows {volume.body_part}; force to go on"
+        msg = f"{bundle.name} is for {', '.join(spec.body_parts)}, the study shows {volume.body_part}; --force goes on"
         raise MismatchError(msg)
 
 
