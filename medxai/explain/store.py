@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def load_analysis(path: Path, study: Study, bundle: Bundle) -> tuple[Prediction,
         with np.load(path, allow_pickle=False) as data:
             arrays = {name: data[name] for name in data.files}
         header = json.loads(arrays["header"].tobytes())
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         msg = f"the stored analysis cannot be read ({type(error).__name__}); delete it and run again"
         raise ExplainError(msg, study=study.key) from error
     if header["format"] != _FORMAT or header["model_sha256"] != bundle.sha256:

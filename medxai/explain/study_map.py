@@ -222,6 +222,9 @@ def _flag(explanation: Explanation, flag: Flag, words: str) -> Explanation:
 
 
 def _correlation(a: FloatArray, b: FloatArray) -> float:
-    """Cosine likeness of two non-negative maps; 0 when either is empty."""
-    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float((a * b).sum()) / norm if norm > 0 else 0.0
+    """Pearson correlation of two maps; for a constant one, 1 when both are equal and 0 otherwise."""
+    x, y = a.astype(np.float64) - a.mean(), b.astype(np.float64) - b.mean()
+    norm = float(np.linalg.norm(x) * np.linalg.norm(y))
+    if norm == 0.0:
+        return float(np.allclose(a, b))
+    return float((x * y).sum()) / norm
