@@ -38,7 +38,12 @@ def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     core = freeze(project["dependencies"])
-    wanted = [r for r in extras["dev"] if not r.startswith("medxai[")] + extras["network"] + extras["video"] + extras["train"]
+    wanted = (
+        [r for r in extras["dev"] if not r.startswith("medxai[")]
+        + extras["network"]
+        + extras["video"]
+        + extras["train"]
+    )
     everything = freeze([*core.values(), *wanted])
     lines = sorted(core.values(), key=str.lower)
     added = sorted((pin for name, pin in everything.items() if name not in core), key=str.lower)
