@@ -62,7 +62,7 @@ def _open(work: dict[str, Any]) -> tuple[Session, SourceFiles, JobIdentity]:
     source = work["source"]
     return (
         session_for(make_settings(work["settings"])),
-        SourceFiles(source["key"], source["kind"], tuple(Path(p) for p in source["files"]), source["key"]),
+        SourceFiles(source["key"], source["kind"], tuple(Path(p) for p in source["files"])),
         JobIdentity(*work["identity"]),
     )
 

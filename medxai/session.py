@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medxai import __version__
-from medxai.errors import MedxaiError
+from medxai.errors import MedxaiError, SettingsError
 from medxai.identity import sha256_json
 from medxai.records.database import open_database, sqlite_url
 from medxai.records.worklist import JobIdentity, Worklist
@@ -69,10 +69,11 @@ def open_session(settings: RunSettings) -> Session:
     """Load the bundle and the network, open the worklist.
 
     Raises:
-        MedxaiError: bundle, device or database cannot be used.
+        MedxaiError: bundle, device or database cannot be used, or a method or class does not exist.
     """
     import torch
 
+    from medxai.explain.registry import get_method
     from medxai.predict.bundle import AllowList, load_bundle
 
     quiet_libraries()
@@ -80,6 +81,11 @@ def open_session(settings: RunSettings) -> Session:
     if settings.allow:
         allow = allow.joined(AllowList.read(settings.allow))
     bundle = load_bundle(settings.bundle, allow)
+    for method in settings.methods:
+        get_method(method)
+    if settings.explain_class is not None and settings.explain_class not in bundle.spec.labels:
+        msg = f"{bundle.name} has no class {settings.explain_class!r}; it has {', '.join(bundle.spec.labels)}"
+        raise SettingsError(msg)
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

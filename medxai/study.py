@@ -90,13 +90,11 @@ class SourceFiles:
         key: pseudonymous key of the study, stable for the same content.
         kind: how the files are read.
         files: paths in any order.
-        label: what to call it in messages: pseudonym and kind, never patient data.
     """
 
     key: str
     kind: SourceKind
     files: tuple[Path, ...]
-    label: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,10 @@ import torch
 from pydicom import Dataset, dcmread
 
 from medxai import pipeline
+from medxai.errors import MedxaiError
 from medxai.records.worklist import JobRow
 from medxai.session import config_hash, open_session
-from medxai.settings import RunSettings
+from medxai.settings import RunSettings, make_settings
 from medxai.study import Study, Volume
 from tests.studies import (
     dicom_study,
@@ -385,3 +386,12 @@ def _no_warnings_to_stderr(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     capfd.readouterr()
     yield
     assert capfd.readouterr().err.replace("error: ", "", 1).count("Traceback") == 0
+
+
+@pytest.mark.parametrize("wrong", [{"methods": ["cam9"]}, {"explain_class": "purple"}])
+def test_a_setting_that_the_model_cannot_serve_fails_before_any_study(tmp_path: Path, wrong: dict[str, object]) -> None:
+    """One error for the batch, not one quarantine entry per study."""
+    values = {"inputs": [tmp_path], "output": tmp_path / "out", "bundle": "phantom_ct", **wrong}
+    with pytest.raises(MedxaiError, match=r"unknown explanation method 'cam9'|no class 'purple'; it has clean, lesion"):
+        open_session(make_settings(values))
+    assert not (tmp_path / "out").exists()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from medxai.errors import ExplainError
 from medxai.explain import gradcam, hirescam
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Method(Protocol):
@@ -37,8 +38,3 @@ def get_method(name: str) -> Method:
     except KeyError as error:
         msg = f"unknown explanation method {name!r}; known: {', '.join(_METHODS)}"
         raise ExplainError(msg) from error
-
-
-def method_names() -> tuple[str, ...]:
-    """Registry names of all methods."""
-    return tuple(_METHODS)

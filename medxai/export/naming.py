@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from medxai.errors import ExplainError
+from medxai.explain.registry import get_method
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result
 
@@ -41,19 +43,10 @@ def chosen(result: Result, options: ExportOptions) -> tuple[Explanation, ...]:
 
 def method_title(method: str) -> str:
     """Return the name of a method as people write it (``gradcam`` -> ``Grad-CAM``)."""
-    known = {
-        "cam": "CAM",
-        "gradcam": "Grad-CAM",
-        "gradcampp": "Grad-CAM++",
-        "gradcam++": "Grad-CAM++",
-        "hirescam": "HiResCAM",
-        "layercam": "Layer-CAM",
-        "scorecam": "Score-CAM",
-        "ablationcam": "Ablation-CAM",
-        "xgradcam": "XGrad-CAM",
-        "eigencam": "Eigen-CAM",
-    }
-    return known.get(method.lower().replace("_", "").replace("-", ""), method)
+    try:
+        return get_method(method).TITLE
+    except ExplainError:  # a stored result of a method that this version no longer has
+        return method
 
 
 def uid_name(uid: str) -> str:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from pynetdicom.association import Association
     from requests import PreparedRequest, Response, Session
 
-__all__ = ["Destination", "RetryableError", "is_retryable", "present", "send"]
-
 #: An association negotiates at most this many presentation contexts (PS3.8 section 9.3.2.2: odd numbers to 255).
 _MOST_CONTEXTS = 128
 

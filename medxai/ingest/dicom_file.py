@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +29,10 @@ _DECODER = {
     "1.2.840.10008.1.2.4.202": "pylibjpeg",
     "1.2.840.10008.1.2.4.203": "pylibjpeg",
 }
-_UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
-_IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _UNDEFINED = 0xFFFFFFFF
 #: Bytes of an element without a value (PS3.5 section 7.1).
 _SHORTEST_ELEMENT = 8
-#: Modalities whose IODs contain the Frame of Reference module as mandatory (PS3.3 A.3, A.4).
-_NEEDS_FRAME = {"CT", "MR", "PT"}
 
 
 def is_dicom(path: Path) -> bool:
@@ -80,39 +75,6 @@ def _ends_early(path: Path, header: Dataset) -> bool:
         return False
     rest = path.stat().st_size - (last.value_tell + last.length)
     return bool(rest < 0 or 0 < rest < _SHORTEST_ELEMENT)
-
-
-def identifier_faults(header: Dataset) -> list[str]:
-    """List what is missing or invalid among the identifiers that results must refer to.
-
-    UIDs follow PS3.5 section 9.1: digits and dots, no leading zeros, at most 64 characters.
-    """
-    faults = []
-    for name in _IDENTIFIERS:
-        fault = _uid_fault(header, name)
-        if fault:
-            faults.append(fault)
-    if str(header.get("Modality", "")) in _NEEDS_FRAME:
-        fault = _uid_fault(header, "FrameOfReferenceUID")
-        if fault:
-            faults.append(fault)
-    if "PatientName" not in header:
-        faults.append("PatientName is absent")
-    if "PatientID" not in header:
-        faults.append("PatientID is absent")
-    return faults
-
-
-def valid_uid(value: str) -> bool:
-    """True for a UID that conforms to PS3.5 section 9.1."""
-    return len(value) <= 64 and _UID.fullmatch(value) is not None
-
-
-def _uid_fault(header: Dataset, name: str) -> str | None:
-    value = str(header.get(name, "") or "")
-    if not value:
-        return f"{name} is empty" if name in header else f"{name} is absent"
-    return None if valid_uid(value) else f"{name} is not a valid UID"
 
 
 def read_pixels(path: Path, frame: int | None = None) -> tuple[Dataset, npt.NDArray[Any]]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medxai.errors import GeometryError, IdentifierError, IngestError
-from medxai.ingest.dicom_file import identifier_faults, read_header, read_pixels, rescaled
+from medxai.errors import GeometryError, IngestError
+from medxai.ingest.dicom_file import read_header, read_pixels, rescaled
 from medxai.ingest.geometry import Plane, stack_planes
+from medxai.ingest.identifiers import check_identifiers
 from medxai.study import Volume
 
 if TYPE_CHECKING:
@@ -65,27 +66,6 @@ def read_series(files: Sequence[Path], study: str) -> tuple[Volume, tuple[str, .
         ),
         tuple(notes),
     )
-
-
-def check_identifiers(headers: Sequence[Dataset], study: str) -> None:
-    """Refuse headers whose identifiers results could not refer to.
-
-    Raises:
-        IdentifierError: one message that lists the faults and the number of files that have each, and
-            duplicated SOPInstanceUIDs.
-    """
-    counts: dict[str, int] = {}
-    for header in headers:
-        for fault in identifier_faults(header):
-            counts[fault] = counts.get(fault, 0) + 1
-    if counts:
-        listed = ", ".join(f"{fault} ({n} of {len(headers)} files)" for fault, n in sorted(counts.items()))
-        msg = f"{listed}: write a valid copy with 'medxai repair SRC DST' and analyse that"
-        raise IdentifierError(msg, study=study)
-    uids = {str(header.SOPInstanceUID) for header in headers}
-    if len(uids) < len(headers):
-        msg = f"{len(headers) - len(uids)} duplicate slice(s): the same SOPInstanceUID occurs more than once"
-        raise GeometryError(msg, study=study)
 
 
 def _check_kind(headers: Sequence[Dataset], study: str) -> None:

@@ -115,7 +115,7 @@ def discover(roots: Sequence[Path], workspace: Path) -> Discovery:
                 rejected.append(_reject(path, _unreadable(error)))
     for (study_uid, series_uid), files in series.items():
         key = pseudonym("dicom", study_uid, series_uid)
-        sources.setdefault(key, SourceFiles(key, "dicom", tuple(sorted(files)), f"{key} (DICOM series)"))
+        sources.setdefault(key, SourceFiles(key, "dicom", tuple(sorted(files))))
     if not sources and not rejected:
         names = ", ".join(str(root) for root in roots)
         msg = f"no DICOM, NIfTI, picture or video found ({ignored} other files)"
@@ -172,7 +172,7 @@ def _classify(path: Path) -> SourceFiles | tuple[str, str] | None:
     kind = _SUFFIXES.get(suffix)
     if kind is not None:
         key = pseudonym("file", sha256_file(path))
-        return SourceFiles(key, kind, (path,), f"{key} ({kind})")
+        return SourceFiles(key, kind, (path,))
     if not is_dicom(path):
         if suffix in _DICOM_SUFFIXES:
             msg = "is named as DICOM but is not a DICOM file (no DICM prefix)"
@@ -190,4 +190,4 @@ def _classify(path: Path) -> SourceFiles | tuple[str, str] | None:
     if is_volume_series(header):
         return (study_uid, series_uid)
     key = pseudonym("instance", study_uid, series_uid, str(header.get("SOPInstanceUID", "") or sha256_file(path)))
-    return SourceFiles(key, "dicom", (path,), f"{key} (DICOM instance)")
+    return SourceFiles(key, "dicom", (path,))

@@ -9,8 +9,8 @@ import numpy as np
 
 from medxai.errors import GeometryError, IngestError
 from medxai.ingest.dicom_file import read_header, read_pixels
-from medxai.ingest.dicom_series import check_identifiers
 from medxai.ingest.geometry import Plane, stack_planes
+from medxai.ingest.identifiers import check_identifiers
 from medxai.study import Volume
 
 if TYPE_CHECKING:

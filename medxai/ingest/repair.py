@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from medxai.errors import IngestError
 from medxai.files import atomic_path, write_text
 from medxai.identity import derive_uid, sha256_file
-from medxai.ingest.dicom_file import identifier_faults, is_dicom, valid_uid
+from medxai.ingest.dicom_file import is_dicom
+from medxai.ingest.identifiers import identifier_faults, valid_uid
 
 if TYPE_CHECKING:
     from pydicom import Dataset

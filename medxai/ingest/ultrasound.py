@@ -9,7 +9,7 @@ import numpy as np
 
 from medxai.errors import IngestError
 from medxai.ingest.dicom_file import read_header, read_pixels, rescaled
-from medxai.ingest.dicom_series import check_identifiers
+from medxai.ingest.identifiers import check_identifiers
 from medxai.study import Volume, image_affine
 
 if TYPE_CHECKING:

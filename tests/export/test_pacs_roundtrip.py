@@ -10,8 +10,9 @@ import pydicom
 import pytest
 
 from medxai.export import ExportOptions, export_all
-from medxai.export.send import Destination, present, send
+from medxai.export.send import present, send
 from medxai.identity import derive_uid
+from medxai.settings import Destination
 from tests.export import build
 from tests.export.read import float_planes, segment_planes
 

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from medxai.errors import DeliveryError, MedxaiError
 from medxai.export import ExportOptions, export_all
-from medxai.export.send import Destination, is_retryable, present, send
+from medxai.export.send import is_retryable, present, send
+from medxai.settings import Destination
 from tests.export import build
 from tests.export.read import read
 from tests.pacs import free_port
