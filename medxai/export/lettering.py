@@ -51,6 +51,20 @@ def write_text(
     return float(draw.textlength(line, font=face))
 
 
+def wrap(text: str, size: int, room: int) -> list[str]:
+    """Break `text` into lines of at most `room` pixels, at spaces where there are any; nothing is lost."""
+    face = font(size)
+    lines = [""]
+    for word in ascii_text(text, 400).split():
+        if lines[-1] and face.getlength(f"{lines[-1]} {word}") > room:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+        while face.getlength(lines[-1]) > room and len(lines[-1]) > 1:  # one word wider than the line
+            fits = max(n for n in range(1, len(lines[-1])) if n == 1 or face.getlength(lines[-1][:n]) <= room)
+            lines[-1:] = [lines[-1][:fits], lines[-1][fits:]]
+    return lines
+
+
 def bar(height: int, width: int, opacity: float, ground: int = 70) -> UInt8:
     """Return a vertical colour bar ``[height, width, 3]``: 1 at the top, over mid-grey as anatomy would be.
 

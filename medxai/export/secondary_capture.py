@@ -11,7 +11,7 @@ import numpy as np
 from medxai import __version__
 from medxai.export.colours import UInt8, blend
 from medxai.export.display import View, frames, plane, rgb_plane, view_of, window_of
-from medxai.export.lettering import AMBER, FAINT, GROUND, INK, bar, write_text
+from medxai.export.lettering import AMBER, FAINT, GROUND, INK, bar, wrap, write_text
 from medxai.export.naming import NOTICE, ascii_text, method_title, percent, stem
 from medxai.export.placement import is_multi_frame, unplaced_reason
 from medxai.export.provenance import (
@@ -86,29 +86,48 @@ def render(result: Result, explanation: Explanation, options: ExportOptions) -> 
     total = frames(volume)
     rows, columns = volume.shape[-2:]
     size = max(9, min(16, columns // 30))
-    margin, footer = size * 4, size * 4 + 8
+    margin = size * 4
     top = float(values.max(initial=0.0))
-    blank = _frame(result, explanation, options, rows, columns, size, margin, footer)
+    what = "frame" if volume.axes == "THW" else "slice"
+
+    def label(index: int, here: float) -> list[str]:
+        share = f"peak here {here:.2f}" if top > 0 else "no positive evidence"
+        text = share if total == 1 else f"{what} {index + 1} of {total}, {share}"
+        return wrap(text, size, columns + margin - 8)
+
+    # Room for the longest of the changing lines, so that all pictures of a series have one size.
+    spare = len(label(total - 1, 1.0))
+    blank = _frame(result, explanation, options, rows, columns, size, margin, spare)
     for index in range(total):
         canvas = np.array(blank)
         here = plane(volume, values, index)
         canvas[:rows, :columns] = blend(rgb_plane(volume, index, window), here, options.overlay_opacity)
         image = Image.fromarray(canvas)
         draw = ImageDraw.Draw(image)
-        what = "frame" if volume.axes == "THW" else "slice"
-        share = f"peak here {float(here.max(initial=0.0)):.2f}" if top > 0 else "no positive evidence"
-        label = share if total == 1 else f"{what} {index + 1} of {total}, {share}"
-        write_text(draw, (columns + margin - 4, rows + 6), label, size, FAINT, anchor="ra")
+        for number, text in enumerate(label(index, float(here.max(initial=0.0)))[:spare]):
+            y = len(blank) - 2 - (spare - number) * (size + 3)
+            write_text(draw, (4, y), text, size, FAINT)
         _edge_letters(draw, view, rows, columns, size)
         yield np.asarray(image, dtype=np.uint8)
 
 
 def _frame(
     result: Result, explanation: Explanation, options: ExportOptions,
-    rows: int, columns: int, size: int, margin: int, footer: int,
+    rows: int, columns: int, size: int, margin: int, spare: int,
 ) -> UInt8:  # fmt: skip
+    """Draw what all pictures of a series share; `spare` lines at the bottom stay free."""
     from PIL import Image, ImageDraw
 
+    decided = result.prediction
+    width = columns + margin - 8
+    line = size + 3
+    decision = f"{explanation.class_label}: {percent(float(decided.probabilities[explanation.class_index]))}"
+    if explanation.class_index != decided.index:
+        decision += f" (decided: {decided.label})"
+    method = f"{method_title(explanation.method)} at {explanation.layer}, {decided.model}"
+    texts = [(text, colour) for words, colour in ((NOTICE, AMBER), (decision, INK), (method, FAINT))
+             for text in wrap(words, size, width)]  # fmt: skip
+    footer = (len(texts) + spare) * line + 8
     canvas = np.empty((rows + footer, columns + margin, 3), dtype=np.uint8)
     canvas[:] = GROUND
     length = max(min(40, rows), min(rows - 4 * size, 256))  # never more than the image has rows
@@ -119,17 +138,8 @@ def _frame(
     draw = ImageDraw.Draw(image)
     write_text(draw, (left + size + 3, top), "1", size, INK, anchor="lt")
     write_text(draw, (left + size + 3, top + length - 1), "0", size, INK, anchor="ls")
-    decided = result.prediction
-    width = columns + margin - 8
-    probability = float(decided.probabilities[explanation.class_index])
-    line = size + 3
-    write_text(draw, (4, rows + 6), NOTICE, size, AMBER, room=width * 6 // 10)
-    text = f"{explanation.class_label}: {percent(probability)}"
-    if explanation.class_index != decided.index:
-        text += f" (decided: {decided.label})"
-    write_text(draw, (4, rows + 6 + line), text, size, INK, room=width)
-    method = f"{method_title(explanation.method)} at {explanation.layer}, {decided.model}"
-    write_text(draw, (4, rows + 6 + 2 * line), method, size, FAINT, room=width)
+    for number, (text, colour) in enumerate(texts):
+        write_text(draw, (4, rows + 6 + number * line), text, size, colour)
     return np.asarray(image, dtype=np.uint8)
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from medxai.export import ExportOptions, secondary_capture
 from medxai.export.colours import heat
+from medxai.export.lettering import font, wrap
+from medxai.export.naming import NOTICE
 from tests.export import build
 from tests.export.read import read
 from tests.tools import dicom_errors
@@ -83,3 +85,12 @@ def test_it_does_not_apply_to_other_formats():
     result = build.ct_case().result
     other = replace(result, study=replace(result.study, kind="nifti", volume=replace(result.study.volume, source=())))
     assert "not DICOM" in (secondary_capture.applies(other) or "")
+
+
+@pytest.mark.parametrize("width", [24, 60, 120, 512])
+def test_the_notice_is_never_cut(width):
+    """Words break into lines; put together again they are the whole sentence, and each line fits."""
+    for text in (NOTICE, "Grad-CAM at features.denseblock4.denselayer16, chest_ct 1.0.0"):
+        lines = wrap(text, 9, width)
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+        assert all(font(9).getlength(line) <= width for line in lines)
