@@ -225,7 +225,7 @@ def test_keys_are_no_plain_hash_of_an_identifier(inputs: Inputs, tmp_path: Path)
     found = discover([inputs.root], tmp_path)
     keys = [source.key for source in found.sources] + [rejected.key for rejected in found.rejected]
     assert len(set(keys)) == len(keys)
-    assert all(clean(source.label) for source in found.sources)
+    assert all(clean(source.key) for source in found.sources)
 
 
 @pytest.mark.flow
