@@ -122,6 +122,105 @@ def run(
 
 
 @app.command()
+def explain(
+    image: Annotated[Path, typer.Argument(help="NIfTI file, picture, video, DICOM file, or folder of one series.")],
+    bundle: Annotated[str, typer.Option("--bundle", "-b", help="Name of a shipped bundle, or a bundle folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = Path("explained"),
+    method: Annotated[
+        list[str] | None, typer.Option("--method", "-m", help="See `medxai methods`; repeatable.")
+    ] = None,
+    layer: Annotated[str | None, typer.Option("--layer", "-l", help="Target layer [the bundle's].")] = None,
+    explain_class: Annotated[str | None, typer.Option("--class", help="Class to explain [the decided one].")] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", help="Like scorecam.channels=64; repeatable.")] = None,
+    masking: Annotated[str, typer.Option(help="What perturbation methods put where they remove.")] = "zero",
+    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    modality: Annotated[str | None, typer.Option(help="Modality of NIfTI files, which store none.")] = None,
+    force: Annotated[bool, typer.Option(help="Explain although the body part differs.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    allow: Annotated[Path | None, typer.Option(help="JSON file with hashes of further bundles.")] = None,
+) -> None:
+    """Explain one image: writes the map as NIfTI, a picture of it, and a manifest.
+
+    Exit code 2 when the image cannot be explained; the reason is printed.
+    """
+    from medxai.explain.registry import parse_option
+    from medxai.settings import make_settings
+
+    options: dict[str, dict[str, object]] = {}
+    for name, key, value in map(parse_option, option or ()):
+        options.setdefault(name, {})[key] = value
+    settings = make_settings(
+        {
+            "inputs": [image],
+            "output": out,
+            "bundle": bundle,
+            "methods": method or ["gradcam"],
+            "method_options": options,
+            "layer": layer,
+            "masking": masking,
+            "seed": seed,
+            "explain_class": explain_class,
+            "modality": modality,
+            "force": force,
+            "device": device,
+            "precision": precision,
+            "allow": allow,
+            "export": {"formats": ["nifti", "picture"]},
+        }
+    )
+    with progress() as step:
+        from medxai import pipeline
+        from medxai.session import open_session
+
+        session = open_session(settings)
+        with pipeline.studies(session) as discovery:
+            if len(discovery.sources) + len(discovery.rejected) != 1:
+                msg = f"holds {len(discovery.sources)} images; name one, or use `medxai run` for all of them"
+                raise MedxaiError(msg, study=str(image))
+            rows = [pipeline.reject(session, rejected) for rejected in discovery.rejected]
+            rows += [pipeline.run_study(session, source, step) for source in discovery.sources]
+    (row,) = rows
+    if row.state != "done":
+        typer.secho(f"not explained: [{row.reason_code}] {row.reason}", err=True, fg="red")
+        raise typer.Exit(2)
+    manifest = json.loads((Path(row.folder) / "manifest.json").read_text())
+    shares = ", ".join(f"{name} {share:.3f}" for name, share in manifest["prediction"].items())
+    typer.echo(f"decided: {manifest['decided']} ({shares})")
+    for item in manifest["explanations"]:
+        marks = f"; {', '.join(item['flags'])}: {item['reason']}" if item["flags"] else ""
+        typer.echo(f"{item['method']} at {item['layer']} for {item['class']}{marks}")
+    for name in [item["path"] for item in manifest["outputs"]] + ["manifest.json"]:
+        typer.echo(f"  {Path(row.folder) / name}")
+
+
+@app.command()
+def methods(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
+) -> None:
+    """List the explanation methods with their cost, what they need and what to know about them."""
+    from dataclasses import asdict, fields
+
+    from medxai.explain.registry import get_method, method_names
+
+    found = [get_method(name) for name in method_names()]
+    families = sorted({method.INFO.family for method in found})
+    if family is not None and family not in families:
+        msg = f"there is no family {family!r}; there are {', '.join(families)}"
+        raise MedxaiError(msg)
+    chosen = [method for method in found if family in (None, method.INFO.family)]
+    if as_json:
+        rows = [
+            {**asdict(method.INFO), "options": {item.name: repr(item.default) for item in fields(method.Options)}}
+            for method in chosen
+        ]
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    print_methods(sorted(chosen, key=lambda method: (method.INFO.family, method.INFO.name)))
+
+
+@app.command()
 def repair(
     source: Annotated[Path, typer.Argument(help="DICOM file or folder with missing or invalid identifiers.")],
     target: Annotated[Path, typer.Argument(help="Folder of the valid copy; gets repair_mapping.json.")],
@@ -222,9 +321,36 @@ def bundle_verify(path: Annotated[str, typer.Argument(help="Name of a shipped bu
     typer.echo(f"{folder.name}: good, sha256 {bundle_sha256(folder)}")
 
 
+def print_methods(methods: Sequence[Method]) -> None:
+    """Print methods as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"{len(methods)} methods; F forward, B backward to the layer, BB through the whole network, "
+        "K channels, N samples"
+    )
+    for column in ("name", "method", "family", "input", "tokens", "cost", "needs and caveats"):
+        table.add_column(column, overflow="fold")
+    for method in methods:
+        info = method.INFO
+        words = [
+            f"needs {info.needs}" if info.needs else "",
+            "class-agnostic" if info.class_agnostic else "",
+            info.caveat,
+        ]
+        table.add_row(
+            info.name, f"{info.title} ({info.reference})", info.family, " ".join(info.dims),
+            "yes" if info.tokens else "no", info.passes, "; ".join(word for word in words if word),
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 180).print(table)
+
+
 def print_rows(rows: list[JobRow], out: Path | None) -> None:
-    """Print a table of studies, and where the records of those in quarantine lie when `out` is known."""
-    """Print jobs as a table, with the page of those that are done and the reason of the others."""
+    """Print jobs as a table, with the page of those that are done and the reason of the others.
+
+    Where `out` is known, it is also said where the records of those in quarantine lie.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -255,6 +381,8 @@ def progress() -> Iterator[Step]:
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from medxai.explain.method import Method
 
     Step = Callable[[str, int, int], None]

@@ -111,6 +111,10 @@ def analyse(session: Session, source: SourceFiles, identity: JobIdentity, progre
     settings = session.settings
     options = ExplainOptions(
         methods=settings.methods,
+        method_options=settings.method_options,
+        layer=settings.layer,
+        masking=settings.masking,
+        seed=settings.seed,
         class_label=settings.explain_class,
         batch_size=settings.batch_size,
         device=session.device,
@@ -169,6 +173,7 @@ def export(session: Session, source: SourceFiles, analysis: Path) -> Manifest:
                 "class": item.class_label,
                 "score": item.score,
                 "cell_mm": list(item.cell_mm),
+                "parameters": dict(item.parameters),
                 "flags": sorted(item.flags),
                 "reason": item.reason,
                 "maximum": float(item.map.max(initial=0.0)),

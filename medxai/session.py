@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from medxai.predict.bundle import Bundle
 
 #: Part of every cache key and configuration hash: raise it when the same settings give other results.
-ALGORITHM_VERSION = "1"
+ALGORITHM_VERSION = "2"
 #: Settings that decide where and how fast work happens, but not what comes out; a bundle counts by its own hash.
 _NEUTRAL = {
     "inputs", "output", "workers", "database", "batch_size", "destinations", "fail_above", "allow", "bundle",
@@ -69,11 +69,12 @@ def open_session(settings: RunSettings) -> Session:
     """Load the bundle and the network, open the worklist.
 
     Raises:
-        MedxaiError: bundle, device or database cannot be used, or a method or class does not exist.
+        MedxaiError: bundle, device or database cannot be used, or a method, option, layer or class does not exist.
     """
     import torch
 
-    from medxai.explain.registry import get_method
+    from medxai.explain.engine import check_dims, load_methods
+    from medxai.explain.split import check_layer
     from medxai.predict.bundle import AllowList, load_bundle
 
     quiet_libraries()
@@ -81,8 +82,8 @@ def open_session(settings: RunSettings) -> Session:
     if settings.allow:
         allow = allow.joined(AllowList.read(settings.allow))
     bundle = load_bundle(settings.bundle, allow)
-    for method in settings.methods:
-        get_method(method)
+    for method, _ in load_methods(settings.methods, settings.method_options):
+        check_dims(method, len(bundle.spec.preparation.window))
     if settings.explain_class is not None and settings.explain_class not in bundle.spec.labels:
         msg = f"{bundle.name} has no class {settings.explain_class!r}; it has {', '.join(bundle.spec.labels)}"
         raise SettingsError(msg)
@@ -93,6 +94,8 @@ def open_session(settings: RunSettings) -> Session:
         msg = "device is cuda, but torch finds none; use device: auto"
         raise MedxaiError(msg)
     network = bundle.network(device)
+    if settings.layer is not None:
+        check_layer(network, settings.layer)
     url = settings.database or sqlite_url(settings.output / ".medxai" / "worklist.sqlite")
     return Session(settings, bundle, network, device, Worklist(open_database(url)), config_hash(settings))
 

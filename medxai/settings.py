@@ -100,6 +100,10 @@ class RunSettings(_Frozen):
         bundle: name of a shipped bundle or path of a bundle folder.
         allow: JSON file with the hashes of further bundles that may be loaded.
         methods: explanation methods; the first is the primary one.
+        method_options: options of methods, for example ``{scorecam: {channels: 64}}``.
+        layer: target layer, or None for the bundle's own.
+        masking: what perturbation methods put where they remove.
+        seed: of every random draw of the methods.
         explain_class: class name to explain, or None for the decided class.
         modality: DICOM modality to assume for NIfTI files, which store none.
         force: analyse although the body part differs from what the bundle was trained on.
@@ -120,7 +124,11 @@ class RunSettings(_Frozen):
     output: Path
     bundle: str
     allow: Path | None = None
-    methods: tuple[str, ...] = ("gradcam",)
+    methods: tuple[str, ...] = Field(default=("gradcam",), min_length=1)
+    method_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    layer: str | None = None
+    masking: str = "zero"
+    seed: int = Field(default=0, ge=0)
     explain_class: str | None = None
     modality: str | None = None
     force: bool = False

@@ -7,18 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 
+from medxai.explain.resize import resize
 from medxai.study import FloatArray
-
-_MODE = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def enlarge(raw: FloatArray, size: Sequence[int]) -> FloatArray:
     """Resize ``[N, *s]`` to ``[N, *size]``: linear with half-pixel centres (``align_corners=False``)."""
-    tensor = torch.from_numpy(np.ascontiguousarray(raw))[:, None]
-    mode = _MODE[tensor.ndim - 2]
-    return functional.interpolate(tensor, size=tuple(size), mode=mode, align_corners=False)[:, 0].numpy()
+    return resize(torch.from_numpy(np.ascontiguousarray(raw)), size).numpy()
 
 
 def fuse_windows(

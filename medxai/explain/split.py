@@ -6,9 +6,9 @@ in time and memory. The network comes back as it was: no hook, no ``.grad``, sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
@@ -16,6 +16,31 @@ import torch
 from torch import Tensor, nn
 
 from medxai.errors import ExplainError
+from medxai.explain.inputs import Inputs, as_inputs
+from medxai.explain.layout import Layout, find_layout
+from medxai.explain.target import describe, select_output
+
+#: Name of the input image where a layer name is expected.
+INPUT = "input"
+#: Half-precision gradients are taken of a larger score, or they vanish: 1/P is below fp16's range in a volume.
+_HALF_SCALE = 1024.0
+
+
+@dataclass(frozen=True, eq=False)
+class Forward:
+    """How to run a network.
+
+    Attributes:
+        network: any module; its modes and parameters are left untouched.
+        autocast: lower precision below the target layer; the tail, gradients and maps are float32.
+        output: which part of the network's output holds the scores (see `select_output`).
+        grid: token grid, where it cannot be told from the shapes.
+    """
+
+    network: nn.Module
+    autocast: torch.dtype | None = None
+    output: int | str | Callable[[Any], Tensor] | None = None
+    grid: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,102 +48,152 @@ class Captured:
     """One forward pass, cut at a layer.
 
     Attributes:
-        logits: ``[B, K]`` with a graph down to `activation`.
-        activation: ``[B, C, *s]`` leaf tensor, output of the target layer.
+        logits: selected output ``[B, K]`` or ``[B, K, *S]`` with a graph down to the earliest captured tensor.
+        outputs: what the captured layers returned, by name; `INPUT` is the image itself.
+        layouts: how these lie on the grid.
     """
 
     logits: Tensor
-    activation: Tensor
+    outputs: Mapping[str, Tensor]
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
 
-    def gradient(self, class_index: int, *, last: bool = False) -> Tensor:
-        """Gradient ``[B, C, *s]`` float32 of the class logit with respect to the activation.
+    def activation(self, layer: str) -> Tensor:
+        """Activation ``[B, K, *s]`` float32 of a layer, detached."""
+        return self.layouts[layer].to_grid(self.outputs[layer].detach()).float()
+
+    def gradients(self, score: Tensor, layers: Sequence[str], *, required: str | None = None) -> dict[str, Tensor]:
+        """Gradients ``[B, K, *s]`` float32 of the summed score with respect to the outputs of layers.
 
         Samples do not interact in evaluation mode, so one backward serves the batch.
 
         Args:
-            class_index: the class; for a single-logit network 1 is ``+z`` and 0 is ``-z``.
-            last: free the graph afterwards.
+            score: ``[B]`` computed from `logits` under gradient mode.
+            layers: captured layers.
+            required: the only layer the score must depend on; others are left out where it does not. None means all.
 
         Raises:
-            ExplainError: the logits do not depend on the layer, or the gradient is not finite.
+            ExplainError: the score does not depend on a layer, or a gradient is not finite.
         """
-        try:
-            with torch.inference_mode(False), torch.enable_grad():  # whatever mode the caller is in
-                score = class_score(self.logits, class_index).float().sum()
-                (gradient,) = torch.autograd.grad(score, self.activation, retain_graph=not last)
-        except RuntimeError as error:
-            msg = "the class score does not depend on the target layer; choose a layer upstream of the head"
-            raise ExplainError(msg) from error
-        if not torch.isfinite(gradient).all():
-            msg = "the gradient at the target layer holds NaN or infinite values"
-            raise ExplainError(msg)
-        return gradient.float()
+        scale = _HALF_SCALE if self.outputs[layers[0]].dtype == torch.float16 else 1.0
+        wanted = [self.outputs[layer] for layer in layers]
+        found: Sequence[Tensor | None] = [None] * len(wanted)
+        if score.requires_grad:
+            with torch.inference_mode(False), torch.enable_grad():
+                found = torch.autograd.grad(score.sum() * scale, wanted, retain_graph=True, allow_unused=True)
+        result = {}
+        for layer, gradient in zip(layers, found, strict=True):
+            if gradient is None and required not in (None, layer):
+                continue
+            if gradient is None:
+                msg = f"the class score does not depend on layer {layer!r}; choose a layer upstream of the head"
+                raise ExplainError(msg)
+            if not torch.isfinite(gradient).all():
+                msg = f"the gradient at layer {layer!r} holds NaN or infinite values"
+                raise ExplainError(msg)
+            result[layer] = self.layouts[layer].to_grid(gradient.float() / scale)
+        return result
 
 
-def class_score(logits: Tensor, class_index: int) -> Tensor:
-    """Per-sample score ``[B]`` of a class; a single logit ``z`` stands for two classes, ``-z`` and ``+z``.
-
-    Raises:
-        ExplainError: there is no such class.
-    """
-    classes = 2 if logits.shape[1] == 1 else logits.shape[1]
-    if not 0 <= class_index < classes:
-        msg = f"there is no class {class_index}; the network has {classes}"
-        raise ExplainError(msg)
-    if logits.shape[1] == 1:
-        return logits[:, 0] if class_index == 1 else -logits[:, 0]
-    return logits[:, class_index]
-
-
-def forward_split(network: nn.Module, x: Tensor, layer: str, autocast: torch.dtype | None = None) -> Captured:
-    """Run `network` on ``x [B, C, *S]`` without a graph up to `layer` and with one from there on.
+def forward_split(
+    forward: Forward | nn.Module,
+    x: Inputs | Tensor,
+    layers: Sequence[str] | str,
+    *,
+    graph: bool = True,
+    exact_tail: bool = True,
+) -> Captured:
+    """Run a network without a graph up to the earliest of `layers` and with one from there on.
 
     Args:
-        network: any module that returns ``[B, K]`` logits; its modes and parameters are left untouched.
-        x: input; neither changed nor required to need gradients.
-        layer: dotted module name; ``name#2`` means the third call of a module that runs several times.
-        autocast: lower precision for the forward pass; gradients and maps are float32.
+        forward: the network and how to run it.
+        x: inputs; neither changed nor required to need gradients.
+        layers: dotted module names; ``name#2`` means the third call of a module that runs several times;
+            `INPUT` cuts at the image.
+        graph: False captures activations alone, for methods without gradients.
+        exact_tail: under autocast, run the layers after the cut in float32. Networks that feed a half-precision
+            skip connection into a layer of its own cannot; they keep autocast throughout.
 
     Raises:
         ExplainError: unknown layer, a layer that does not run or has no spatial output, NaN, or an
-            output that is not ``[B, K]``.
+            output without scores.
     """
-    name, _, call = layer.partition("#")
-    module = _named(network, name)
-    wanted, seen = int(call or 0), 0
-    captured: list[Tensor] = []
+    run = forward if isinstance(forward, Forward) else Forward(forward)
+    inputs = x if isinstance(x, Inputs) else as_inputs(x)
+    names = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
+    captured: dict[str, Tensor] = {}
+    layouts: dict[str, Layout] = {}
+    counts: dict[str, int] = {}
+    hooked = {name: _named(run.network, name.partition("#")[0]) for name in names if name != INPUT}
 
-    def cut(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        nonlocal seen
-        seen += 1
-        if seen - 1 != wanted:
-            return None
-        if not isinstance(output, Tensor) or output.ndim < 3:
-            msg = f"layer {layer!r} returns no spatial feature map"
-            raise ExplainError(msg)
-        leaf = output.detach().requires_grad_()
-        captured.append(leaf)
-        torch.set_grad_enabled(True)  # until the surrounding no_grad ends
-        return leaf.clone()  # what follows may work in place, which a leaf does not allow
+    def cut(name: str) -> Callable[..., Any]:
+        wanted = int(name.partition("#")[2] or 0)
 
-    with _evaluation(network):
-        handle = module.register_forward_hook(cut)
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            call = counts[name] = counts.get(name, -1) + 1
+            if call != wanted:
+                return None
+            layout = None
+            if isinstance(output, Tensor):
+                layout = find_layout(output.shape, len(inputs.x), inputs.spatial, run.network, run.grid)
+            if layout is None:
+                msg = f"layer {name!r} returns no spatial feature map but {describe(output)}"
+                raise ExplainError(msg)
+            layouts[name] = layout
+            if output.requires_grad and torch.is_grad_enabled():
+                captured[name] = output
+            else:
+                if (
+                    run.autocast is not None and exact_tail
+                ):  # the tail in float32: half-precision gradients are too coarse
+                    torch.set_autocast_enabled(output.device.type, False)
+                    output = output.float()
+                captured[name] = output.detach()
+                if graph:
+                    captured[name].requires_grad_()
+                    torch.set_grad_enabled(True)  # until the surrounding no_grad ends
+            return captured[name].clone()  # what follows may work in place, which a leaf does not allow
+
+        return hook
+
+    with _evaluation(run.network), torch.inference_mode(False), torch.no_grad(), _precision(inputs.x, run.autocast):
+        handles = [module.register_forward_hook(cut(name)) for name, module in hooked.items()]
         try:
-            with torch.inference_mode(False), torch.no_grad(), _precision(x, autocast):
-                output = network(x)
+            if INPUT in names:
+                leaf = inputs.x.detach().clone().requires_grad_()
+                captured[INPUT], layouts[INPUT] = leaf, Layout("map", inputs.spatial)
+                torch.set_grad_enabled(True)
+                inputs = inputs.replace(leaf.clone())
+            raw = inputs.call(run.network)
+        except RuntimeError:
+            if run.autocast is None or not exact_tail or not captured:
+                raise
+            raw = None
         finally:
-            handle.remove()
-    if not captured:
-        msg = f"layer {layer!r} ran {seen} time(s) in this network, not often enough to be captured"
-        raise ExplainError(msg)
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        kind = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        msg = f"the network returns {kind}; logits of shape [batch, classes] are needed"
-        raise ExplainError(msg)
-    if not torch.isfinite(output).all() or not torch.isfinite(captured[0]).all():
+            for handle in handles:
+                handle.remove()
+    if raw is None:
+        return forward_split(run, x, names, graph=graph, exact_tail=False)
+    output = select_output(raw, run.output)
+    for name in names:
+        if name not in captured:
+            runs = counts.get(name, -1) + 1
+            msg = f"layer {name!r} ran {runs} time(s) in this network, not often enough to be captured"
+            raise ExplainError(msg)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in (output, *captured.values())):
         msg = "the network produced NaN or infinite values for this study"
         raise ExplainError(msg)
-    return Captured(output, captured[0])
+    return Captured(output, captured, layouts)
+
+
+def infer(forward: Forward, inputs: Inputs) -> Tensor:
+    """Selected output of a plain inference, in evaluation mode, without a graph."""
+    with (
+        _evaluation(forward.network),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        _precision(inputs.x, forward.autocast),
+    ):
+        return select_output(inputs.call(forward.network), forward.output)
 
 
 def _named(network: nn.Module, name: str) -> nn.Module:
@@ -129,6 +204,16 @@ def _named(network: nn.Module, name: str) -> nn.Module:
         msg = f"the network has no layer {name!r}{hint}"
         raise ExplainError(msg)
     return modules[name]
+
+
+def check_layer(network: nn.Module, layer: str) -> None:
+    """Reject a layer name the network does not have.
+
+    Raises:
+        ExplainError: with the nearest names.
+    """
+    if layer != INPUT:
+        _named(network, layer.partition("#")[0])
 
 
 @contextmanager

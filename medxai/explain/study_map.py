@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from medxai.errors import ExplainError
-from medxai.explain.engine import raw_maps
+from medxai.explain.engine import attribute, capture, check_dims, load_methods
 from medxai.explain.fuse import enlarge, fuse_windows
-from medxai.explain.registry import get_method
-from medxai.explain.split import forward_split
-from medxai.explain.target_layer import find_target_layer
+from medxai.explain.inputs import as_inputs
+from medxai.explain.progress import Meter, Report
+from medxai.explain.run import Run, Shared
+from medxai.explain.split import INPUT, Forward
+from medxai.explain.target import Target, resolve
+from medxai.explain.target_layer import find_stages, find_target_layer
 from medxai.predict.infer import fuse_logits, make_prediction
 from medxai.predict.windows import Windows, plan_windows
 from medxai.study import Explanation, Flag, FloatArray, Prediction, Study
@@ -22,6 +25,7 @@ from medxai.study import Explanation, Flag, FloatArray, Prediction, Study
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from medxai.explain.method import Method
     from medxai.predict.bundle import Bundle
     from medxai.prepare.prepare import Prepared
 
@@ -38,28 +42,74 @@ class ExplainOptions:
 
     Attributes:
         methods: registry names, the primary one first.
+        method_options: options of methods by name.
+        layer: target layer instead of the bundle's.
         class_label: class to explain; None for the decided one.
         batch_size: windows per forward.
         device: torch device.
         autocast: lower precision of the forward pass.
         stability: repeat the strongest window with slight noise.
+        masking: what perturbation methods put where they remove.
+        seed: of every random draw.
     """
 
     methods: tuple[str, ...] = ("gradcam",)
+    method_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    layer: str | None = None
     class_label: str | None = None
     batch_size: int = 4
     device: str = "cpu"
     autocast: torch.dtype | None = None
     stability: bool = True
+    masking: str = "zero"
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """One study's windows and how to run them."""
+
+    bundle: Bundle
+    forward: Forward
+    prepared: Prepared
+    windows: Windows
+    options: ExplainOptions
+    methods: Mapping[str, tuple[Method, Any]]
+    layer: str
+    several: tuple[str, ...]
+
+    def tensor(self, which: Sequence[int]) -> Tensor:
+        """Windows ``[N, C, *size]`` on the device."""
+        return torch.from_numpy(self.windows.extract(self.prepared.pixels, which)).to(self.options.device)
+
+    def shared(self, x: Tensor, names: Iterable[str]) -> Shared:
+        """One forward of some windows, with a graph as the named methods need it."""
+        inputs = as_inputs(x)
+        methods = [self.methods[name][0] for name in names]
+        layers = [self.layer] if any(m.INFO.layer == "one" for m in methods) else []
+        if any(m.INFO.layer == "several" for m in methods):
+            layers += self.several
+        captured = capture(self.forward, inputs, layers, methods)
+        return Shared(
+            self.forward, inputs, captured, self.options.seed, masking=self.options.masking, several=self.several
+        )
+
+    def run(self, shared: Shared, name: str, target: Target, report: Report | None = None) -> tuple[Run, FloatArray]:
+        """One method's raw maps ``[N, *s]`` of one target."""
+        method, options = self.methods[name]
+        layer = {"one": self.layer, "several": self.several[-1] if self.several else "", "none": INPUT}
+        run = Run(shared, target, layer[method.INFO.layer], Meter(name, report))
+        return run, attribute(method, run, options).cpu().numpy()
+
+    def layer_name(self, name: str) -> str:
+        """What the target layer of a method is called."""
+        kind = self.methods[name][0].INFO.layer
+        return self.layer if kind == "one" else "+".join(self.several) if kind == "several" else INPUT
 
 
 def target_layer(bundle: Bundle, network: nn.Module) -> str:
     """The bundle's target layer, or the automatic one for an input of window size."""
-    if bundle.spec.target_layer:
-        return bundle.spec.target_layer
-    spec = bundle.spec.preparation
-    device = next(network.parameters()).device
-    return find_target_layer(network, torch.zeros(1, spec.channels, *spec.window, device=device))
+    return bundle.spec.target_layer or find_target_layer(network, _example(bundle, network))
 
 
 def explain_study(
@@ -72,8 +122,10 @@ def explain_study(
 ) -> tuple[Prediction, tuple[Explanation, ...]]:
     """Predict and explain one study.
 
-    Windows (or the frames of a cine) run in batches; logits and maps are fused with the same weights. Raw
-    maps of every class are kept until the fused decision is known, then only those of the explained class.
+    Windows (or the frames of a cine) run in batches; logits and maps are fused with the same weights. Methods
+    that read the target layer of the one forward pass are computed for every class and kept until the fused
+    decision is known; those that run the network again, or whose maps are as large as the input, follow for
+    the explained class alone.
 
     Args:
         bundle: model and its metadata.
@@ -86,59 +138,131 @@ def explain_study(
     Raises:
         ExplainError: unknown class or layer, NaN in the network.
     """
-    spec = bundle.spec
-    layer = target_layer(bundle, network)
-    windows = plan_windows(prepared.pixels.shape[1:], spec.preparation)
-    labels = spec.labels
+    labels = bundle.spec.labels
     if options.class_label is not None and options.class_label not in labels:
         msg = f"the model has no class {options.class_label!r}; it has {', '.join(labels)}"
         raise ExplainError(msg)
+    plan = _plan(bundle, network, prepared, options)
+    early = [name for name, (method, _) in plan.methods.items() if _early(method)]
+    late = [name for name in plan.methods if name not in early]
+    count = len(plan.windows)
+    steps = count * (1 + len(late))
     logits: list[FloatArray] = []
     parts: dict[tuple[str, int], list[FloatArray]] = {}
-    for start in range(0, len(windows), options.batch_size):
-        x = _tensor(windows, prepared, range(start, min(start + options.batch_size, len(windows))), options.device)
-        captured = forward_split(network, x, layer, options.autocast)
-        logits.append(captured.logits.detach().float().cpu().numpy())
-        for key, value in raw_maps(captured, options.methods, range(len(labels))).items():
-            parts.setdefault(key, []).append(value.cpu().numpy())
+    notes: dict[tuple[str, int], list[_Note]] = {}
+    for which in _batches(count, options.batch_size):
+        shared = plan.shared(plan.tensor(which), early)
+        logits.append(shared.captured.logits.detach().float().cpu().numpy())
+        for name in early:
+            for index in range(len(labels)):
+                run, raw = plan.run(shared, name, resolve(index, shared.captured.logits))
+                parts.setdefault((name, index), []).append(raw)
+                notes.setdefault((name, index), []).extend(_Note.of(run, row) for row in range(len(which)))
         if progress:
-            progress(min(start + options.batch_size, len(windows)), len(windows))
+            progress(which[-1] + 1, steps)
     window_logits = np.concatenate(logits)
     prediction = make_prediction(bundle, window_logits)
     index = prediction.index if options.class_label is None else labels.index(options.class_label)
-    _, weights = fuse_logits(window_logits, spec)
+    _, weights = fuse_logits(window_logits, bundle.spec)
+    strongest = int(np.argmax(weights[:, index]))
+    done = count
+    for name in late:
+        for which in _batches(count, options.batch_size):
+            shared = plan.shared(plan.tensor(which), [name])
+            run, raw = plan.run(shared, name, resolve(index, shared.captured.logits))
+            parts.setdefault((name, index), []).append(raw)
+            notes.setdefault((name, index), []).extend(_Note.of(run, row) for row in range(len(which)))
+            done += len(which)
+            if progress:
+                progress(done, steps)
     explanations = []
-    for method in options.methods:
-        raw = np.concatenate(parts[method, index])
-        others = [c for c in np.argsort(prediction.logits)[::-1] if c != index]
-        rival = np.concatenate(parts[method, int(others[0])]) if others else None
-        explanation = _place(bundle, study, prepared, windows, prediction, method, layer, index, raw, weights[:, index])
-        explanations.append(_class_flag(explanation, raw, rival))
+    for name in options.methods:
+        raw = np.concatenate(parts[name, index])
+        explanation = _place(
+            plan, study, prediction, name, index, raw, weights[:, index], notes[name, index][strongest]
+        )
+        if name in early:
+            others = [c for c in np.argsort(prediction.logits)[::-1] if c != index]
+            rival = np.concatenate(parts[name, int(others[0])]) if others else None
+            explanation = _class_flag(explanation, raw, rival)
+        explanations.append(explanation)
     if options.stability:
-        strongest = int(np.argmax(weights[:, index]))
-        explanations = _stability(network, prepared, windows, strongest, explanations, options, layer)
+        explanations = _stability(plan, strongest, index, explanations, early)
     return prediction, tuple(explanations)
 
 
-def _tensor(windows: Windows, prepared: Prepared, which: Sequence[int], device: str) -> Tensor:
-    return torch.from_numpy(windows.extract(prepared.pixels, which)).to(device)
+def _plan(bundle: Bundle, network: nn.Module, prepared: Prepared, options: ExplainOptions) -> _Plan:
+    methods = {
+        method.INFO.name: (method, opts) for method, opts in load_methods(options.methods, options.method_options)
+    }
+    for method, _ in methods.values():
+        check_dims(method, len(bundle.spec.preparation.window))
+    several: list[str] = []
+    if any(method.INFO.layer == "several" for method, _ in methods.values()):
+        several = find_stages(network, _example(bundle, network))
+    return _Plan(
+        bundle,
+        Forward(network, options.autocast),
+        prepared,
+        plan_windows(prepared.pixels.shape[1:], bundle.spec.preparation),
+        options,
+        methods,
+        options.layer or target_layer(bundle, network),
+        tuple(several),
+    )
+
+
+def _example(bundle: Bundle, network: nn.Module) -> Tensor:
+    spec = bundle.spec.preparation
+    return torch.zeros(1, spec.channels, *spec.window, device=next(network.parameters()).device)
+
+
+def _early(method: Method) -> bool:
+    """Whether a method's maps of all classes come out of the shared forward and are small."""
+    return method.INFO.layer == "one" and not method.INFO.repeats
+
+
+def _batches(count: int, size: int) -> list[range]:
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+@dataclass(frozen=True)
+class _Note:
+    """What a method said about one window."""
+
+    flags: frozenset[str]
+    report: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, run: Run, row: int) -> _Note:
+        """Flags and figures of sample `row`; tensors and lists with one entry for each sample are taken apart."""
+        batch = len(run.x)
+        report = {}
+        for key, value in run.report.items():
+            plain = value.tolist() if hasattr(value, "tolist") else value
+            if isinstance(plain, list) and len(plain) == batch:
+                plain = plain[row]
+            if isinstance(plain, (str, int, float, bool)) or (
+                isinstance(plain, (list, dict)) and len(str(plain)) < 500
+            ):
+                report[key] = plain
+        return cls(frozenset(name for name, where in run.flags.items() if bool(where[row])), report)
 
 
 def _place(
-    bundle: Bundle,
+    plan: _Plan,
     study: Study,
-    prepared: Prepared,
-    windows: Windows,
     prediction: Prediction,
-    method: str,
-    layer: str,
+    name: str,
     index: int,
     raw: FloatArray,
     weights: FloatArray,
+    note: _Note,
 ) -> Explanation:
     """Fuse, rectify and take back to the source grid."""
-    grid = prepared.grid
+    grid, windows = plan.prepared.grid, plan.windows
     size = windows.size
+    method, method_options = plan.methods[name]
     if study.volume.axes == "THW":  # one window per frame, none overlapping
         frames = enlarge(raw, size) * (weights * len(raw)).reshape(-1, 1, 1)
         fused = frames.astype(np.float32)
@@ -158,12 +282,25 @@ def _place(
             if not input_map.any()
             else "all evidence lies outside the image, in the padding of the network's input"
         )
-    if get_method(method).CLASS_AGNOSTIC:
+    if method.INFO.class_agnostic:
         flags.add("class_agnostic")
         reason = "the method does not look at the class"
+    if "unstable" in note.flags:
+        flags.add("unstable")
+        reason = "; ".join(part for part in (reason, str(note.report.get("unstable_reason", ""))) if part)
+    parameters: dict[str, Any] = {
+        "windows": len(windows),
+        "overlap": plan.bundle.spec.preparation.overlap,
+        "fusion": plan.bundle.spec.fusion,
+        **asdict(method_options),
+    }
+    if method.INFO.repeats:
+        parameters["seed"] = plan.options.seed
+    if note.report:
+        parameters["report"] = {key: value for key, value in note.report.items() if not key.endswith("_reason")}
     return Explanation(
-        method=method,
-        layer=layer,
+        method=name,
+        layer=plan.layer_name(name),
         class_index=index,
         class_label=prediction.labels[index],
         score=float(prediction.logits[index]),
@@ -173,15 +310,15 @@ def _place(
         affine=study.volume.affine,
         input_affine=grid.affine,
         cell_mm=(cell[0], cell[1], cell[2]),
-        model_sha256=bundle.sha256,
-        parameters={"windows": len(windows), "overlap": bundle.spec.preparation.overlap, "fusion": bundle.spec.fusion},
+        model_sha256=plan.bundle.sha256,
+        parameters=parameters,
         flags=frozenset(flags),
         reason=reason,
     )
 
 
 def _class_flag(explanation: Explanation, raw: FloatArray, rival: FloatArray | None) -> Explanation:
-    if rival is None or "empty" in explanation.flags:
+    if rival is None or explanation.flags & {"empty", "class_agnostic"}:
         return explanation
     likeness = _correlation(np.maximum(raw, 0), np.maximum(rival, 0))
     if likeness <= _SAME:
@@ -191,25 +328,21 @@ def _class_flag(explanation: Explanation, raw: FloatArray, rival: FloatArray | N
 
 
 def _stability(
-    network: nn.Module,
-    prepared: Prepared,
-    windows: Windows,
-    strongest: int,
-    explanations: list[Explanation],
-    options: ExplainOptions,
-    layer: str,
+    plan: _Plan, strongest: int, index: int, explanations: Sequence[Explanation], names: Sequence[str]
 ) -> list[Explanation]:
-    x = _tensor(windows, prepared, [strongest], options.device)
+    """Flag the maps of `names` that slight noise changes."""
+    x = plan.tensor([strongest])
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(x.shape, generator=generator).to(x.device)
-    captured = forward_split(network, x + noise * (_NOISE * x.std()), layer, options.autocast)
-    noisy = raw_maps(captured, options.methods, [explanations[0].class_index])
+    shared = plan.shared(x + noise * (_NOISE * x.std()), names) if names else None
     result = []
     for explanation in explanations:
-        again = noisy[explanation.method, explanation.class_index][0].cpu().numpy()
-        clean = explanation.raw[strongest]
-        likeness = _correlation(np.maximum(clean, 0), np.maximum(again, 0))
-        if "empty" not in explanation.flags and likeness < _STABLE:
+        if shared is None or explanation.method not in names or "empty" in explanation.flags:
+            result.append(explanation)
+            continue
+        _, again = plan.run(shared, explanation.method, resolve(index, shared.captured.logits))
+        likeness = _correlation(np.maximum(explanation.raw[strongest], 0), np.maximum(again[0], 0))
+        if likeness < _STABLE:
             words = f"slight noise ({_NOISE:.0%} of the input's spread) changes the map (correlation {likeness:.2f})"
             explanation = _flag(explanation, "unstable", words)
         result.append(explanation)

@@ -44,7 +44,7 @@ def chosen(result: Result, options: ExportOptions) -> tuple[Explanation, ...]:
 def method_title(method: str) -> str:
     """Return the name of a method as people write it (``gradcam`` -> ``Grad-CAM``)."""
     try:
-        return get_method(method).TITLE
+        return get_method(method).INFO.title
     except ExplainError:  # a stored result of a method that this version no longer has
         return method
 

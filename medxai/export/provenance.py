@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from medxai import __version__
-from medxai.errors import ExportError
+from medxai.errors import ExplainError, ExportError
+from medxai.explain.registry import get_method
 from medxai.export.naming import ascii_text, method_title
 from medxai.identity import derive_uid
 from medxai.study import Explanation, Result
@@ -102,10 +103,13 @@ def concept(method: str) -> Code:
     """
     from pydicom.sr.codedict import codes
 
-    plain = method.lower().replace("_", "").replace("-", "")
-    if plain in ("gradcam", "gradcam++", "gradcampp", "hirescam", "layercam", "xgradcam"):
+    try:
+        family = get_method(method).INFO.family
+    except ExplainError:  # a stored result of a method that this version no longer has
+        return codes.DCM.Saliency
+    if family == "gradient_cam":
         return codes.DCM.GradientWeightedClassActivation
-    if "cam" in plain:
+    if family in ("activation_cam", "score_cam"):
         return codes.DCM.ClassActivation
     return codes.DCM.Saliency
 

@@ -31,7 +31,7 @@ def peak_mm(
     windows = plan_windows(prepared.pixels.shape[1:], spec)
     chosen = int(np.argmax(weights))
     x = torch.from_numpy(windows.extract(prepared.pixels, [chosen]))
-    cells = explain(network, x, classes=[1], layer=layer).raw["gradcam", 1][0].numpy()
+    cells = explain(network, x, classes=1, layers=layer)[0].raw[0].numpy()
     index = np.array(np.unravel_index(int(cells.argmax()), cells.shape))
     size = np.array(windows.size) / np.array(cells.shape)
     voxel = windows.offsets[chosen] + (index + 0.5) * size - 0.5

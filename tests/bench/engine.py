@@ -44,7 +44,7 @@ def gradcam_over_floor() -> list[Entry]:
         torch.autograd.grad(network.class_layers(b)[:, 1].sum(), leaf)
 
     def ours() -> None:
-        explain(network, x, methods=("gradcam",), classes=[1], layer=LAYER)
+        explain(network, x, methods=("gradcam",), classes=1, layers=LAYER)
 
     def timed(call: object) -> float:
         start = time.perf_counter()
@@ -75,13 +75,13 @@ def value(name):
     for line in open('/proc/self/status'):
         if line.startswith(name): return int(line.split()[1])
 with torch.inference_mode(): network(torch.randn(1, 1, 32, 32, 32))
-explain(network, torch.randn(1, 1, 32, 32, 32), classes=[1], layer='features.denseblock3')
+explain(network, torch.randn(1, 1, 32, 32, 32), classes=1, layers='features.denseblock3')
 before = value('VmRSS:')
 open('/proc/self/clear_refs', 'w').write('5')
 if sys.argv[1] == 'inference':
     with torch.inference_mode(): network(x)
 else:
-    explain(network, x, methods=('gradcam',), classes=[1], layer='features.denseblock3')
+    explain(network, x, methods=('gradcam',), classes=1, layers='features.denseblock3')
 print(json.dumps(value('VmHWM:') - before))
 """
 

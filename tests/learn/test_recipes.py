@@ -61,7 +61,7 @@ def test_gradcam_finds_the_cells_that_speak_for_the_class() -> None:
 
     x = np.zeros((1, 2, 3, 4), np.float32)
     x[0, 0, 1, 2], x[0, 1, 2, 3] = 5, 5
-    cells = explain(Probe(), torch.from_numpy(x), classes=[1], layer="layer").raw["gradcam", 1][0].numpy()
+    cells = explain(Probe(), torch.from_numpy(x), classes=1, layers="layer")[0].raw[0].numpy()
     assert np.unravel_index(cells.argmax(), cells.shape) == (1, 2)
     assert cells[2, 3] < 0
 

@@ -1,0 +1,1 @@
+"""One method a file; see `medxai.explain.method` for the three names each offers."""
