@@ -17,7 +17,7 @@ export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(BIN)/python -m pip install -q --no-compile
 
-.PHONY: help demo test lint bench serve clean lock
+.PHONY: help demo test lint parity bench serve clean lock
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+parity: .venv-parity/.ready ## compare with Captum, grad-cam, TorchCAM, MONAI and Zennit, in an environment beside .venv
+	MEDXAI_REQUIRE_PEERS=1 .venv-parity/bin/python -m pytest -q tests/parity
 
 bench: $(VENV)/.dev ## measure and write docs/benchmarks.md and .json (ONLY=name for one entry)
 	$(BIN)/python -m tests.bench $(ONLY)
@@ -59,6 +62,13 @@ $(VENV)/.core: constraints.txt pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: $(VENV)/.core
 	@$(PIP) --no-deps -r constraints.txt 2> >(grep -v "is ignored: it is neither" >&2)
+	@touch $@
+
+# The peers need torchvision, which MONAI must not see in .venv: an environment that only adds to it.
+.venv-parity/.ready: constraints-parity.txt $(VENV)/.dev
+	@$(PYTHON) -m venv .venv-parity
+	@echo "import site; site.addsitedir('$(CURDIR)/$(VENV)/lib/python3.11/site-packages')" > .venv-parity/lib/python3.11/site-packages/medxai_base.pth
+	@.venv-parity/bin/python -m pip install -q --no-compile --no-deps -r constraints-parity.txt 2> >(grep -v "is ignored: it is neither" >&2)
 	@touch $@
 
 # Orthanc, dcmtk and a C compiler for its loopback shim: installed when that is possible, else named.
