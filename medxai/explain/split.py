@@ -155,7 +155,7 @@ def forward_split(
 
         return hook
 
-    with _evaluation(run.network), torch.inference_mode(False), torch.no_grad(), _precision(inputs.x, run.autocast):
+    with evaluation(run.network), torch.inference_mode(False), torch.no_grad(), _precision(inputs.x, run.autocast):
         handles = [module.register_forward_hook(cut(name)) for name, module in hooked.items()]
         try:
             if INPUT in names:
@@ -188,7 +188,7 @@ def forward_split(
 def infer(forward: Forward, inputs: Inputs) -> Tensor:
     """Selected output of a plain inference, in evaluation mode, without a graph."""
     with (
-        _evaluation(forward.network),
+        evaluation(forward.network),
         torch.inference_mode(False),
         torch.no_grad(),
         _precision(inputs.x, forward.autocast),
@@ -217,7 +217,7 @@ def check_layer(network: nn.Module, layer: str) -> None:
 
 
 @contextmanager
-def _evaluation(network: nn.Module) -> Iterator[None]:
+def evaluation(network: nn.Module) -> Iterator[None]:
     """Evaluation mode for the time being; every module's own mode is restored."""
     training = [module for module in network.modules() if module.training]
     network.eval()
