@@ -25,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bundle_app = typer.Typer(help="Look at model bundles.", no_args_is_help=True)
+bundle_app = typer.Typer(help="Look at model bundles, and compile them for this machine.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
 
 
@@ -138,6 +138,7 @@ def explain(
     force: Annotated[bool, typer.Option(help="Explain although the body part differs.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    prepared: Annotated[str, typer.Option(help="Compiled form of the bundle: no, float32 or bfloat16.")] = "no",
     allow: Annotated[Path | None, typer.Option(help="JSON file with hashes of further bundles.")] = None,
 ) -> None:
     """Explain one image: writes the map as NIfTI, a picture of it, and a manifest.
@@ -165,6 +166,7 @@ def explain(
             "force": force,
             "device": device,
             "precision": precision,
+            "prepared": prepared,
             "allow": allow,
             "export": {"formats": ["nifti", "picture"]},
         }
@@ -344,6 +346,29 @@ def print_methods(methods: Sequence[Method]) -> None:
             "yes" if info.tokens else "no", info.passes, "; ".join(word for word in words if word),
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 180).print(table)
+
+
+@bundle_app.command("prepare")
+def bundle_prepare(
+    name: Annotated[str, typer.Argument(help="Name of a shipped bundle, or a folder.")],
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 where the processor has it.")] = "float32",
+    batch: Annotated[int, typer.Option(min=1, help="Windows that are run at once.")] = 8,
+    samples: Annotated[
+        list[Path] | None, typer.Option(help="Studies to compare maps on; needed for bfloat16; repeatable.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to store it; by default in the bundle or the user's cache.")
+    ] = None,
+    allow: Annotated[Path | None, typer.Option(help="Allow-list (JSON): read for the bundle, then extended.")] = None,
+) -> None:
+    """Compile a bundle for this machine, if its maps stay the same; takes a minute, saves half of every forward.
+
+    Stored are two models and a manifest. They are used only by sites that allow the manifest's hash: give
+    --allow, or add the printed line to the allow-list.
+    """
+    from medxai.cli_prepare import prepare_bundle
+
+    prepare_bundle(name, precision, progress, batch=batch, samples=samples or (), folder=folder, allow=allow)
 
 
 def print_rows(rows: list[JobRow], out: Path | None) -> None:

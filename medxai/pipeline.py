@@ -120,6 +120,7 @@ def analyse(session: Session, source: SourceFiles, identity: JobIdentity, progre
         device=session.device,
         autocast=_autocast(settings),
         stability=settings.stability,
+        prepared=session.prepared,
     )
     prepared = prepare(study.volume, session.bundle.spec.preparation)
     step = (lambda done, total: progress(source.key, done, total)) if progress else None

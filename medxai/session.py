@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from medxai.predict.bundle import Bundle
+    from medxai.predict.prepared import Prepared
 
 #: Part of every cache key and configuration hash: raise it when the same settings give other results.
 ALGORITHM_VERSION = "2"
@@ -44,6 +45,7 @@ class Session:
     device: str
     worklist: Worklist
     config_sha256: str
+    prepared: Prepared | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     decoded: dict[str, Study] = field(default_factory=dict)
     archives: Mapping[Path, Path] = field(default_factory=dict)
@@ -97,7 +99,13 @@ def open_session(settings: RunSettings) -> Session:
     if settings.layer is not None:
         check_layer(network, settings.layer)
     url = settings.database or sqlite_url(settings.output / ".medxai" / "worklist.sqlite")
-    return Session(settings, bundle, network, device, Worklist(open_database(url)), config_hash(settings))
+    compiled = None
+    if settings.prepared != "no":
+        from medxai.predict.prepared import load_prepared, prepared_folder
+
+        folder = prepared_folder(bundle, settings.prepared)
+        compiled = load_prepared(folder, allow, name=bundle.name, sha256=bundle.sha256)
+    return Session(settings, bundle, network, device, Worklist(open_database(url)), config_hash(settings), compiled)
 
 
 def config_hash(settings: RunSettings) -> str:

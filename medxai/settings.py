@@ -110,6 +110,8 @@ class RunSettings(_Frozen):
         stability: repeat the strongest window with slight noise and flag maps that change.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``float32``, or ``bfloat16`` autocast on devices that profit.
+        prepared: run the compiled form of the bundle (``medxai bundle prepare``) in this precision where it is there
+            and allowed, and the network itself where it is not.
         batch_size: windows per forward pass.
         workers: studies worked on at the same time.
         database: SQLAlchemy URL of the worklist.
@@ -135,6 +137,7 @@ class RunSettings(_Frozen):
     stability: bool = True
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
+    prepared: Literal["no", "float32", "bfloat16"] = "no"
     batch_size: PositiveInt = 4
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     database: str | None = None

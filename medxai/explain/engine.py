@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from medxai.explain.run import Run, Shared
 from medxai.explain.split import INPUT, Captured, Forward, check_layer, forward_split, infer
 from medxai.explain.target import Request, Target, resolve
 from medxai.explain.target_layer import find_stages, find_target_layer
+
+if TYPE_CHECKING:
+    from medxai.predict.prepared import Prepared
 
 _DIMS = {1: "1d", 2: "2d", 3: "3d"}
 
@@ -38,6 +41,7 @@ def explain(
     masking: str = "zero",
     seed: int = 0,
     chunk: int | None = None,
+    prepared: Prepared | None = None,
     progress: Report | None = None,
 ) -> Explanations:
     """Explain a batch; a batch of n equals n single calls, and the model comes back as it was.
@@ -59,6 +63,7 @@ def explain(
         masking: what perturbation methods put where they remove; see `medxai.explain.masking`.
         seed: of every random draw.
         chunk: samples per forward of methods that repeat it; None fits them into the free memory.
+        prepared: compiled form of the model (`medxai bundle prepare`), used where it fits the input.
         progress: called while methods run that repeat the forward.
 
     Raises:
@@ -67,7 +72,7 @@ def explain(
     """
     with torch.inference_mode(False):  # whatever mode the caller is in
         return _explain(
-            Forward(model, autocast, output, None if grid is None else tuple(grid)),
+            Forward(model, autocast, output, None if grid is None else tuple(grid), prepared),
             as_inputs(x, primary),
             load_methods([methods] if isinstance(methods, str) else methods, options),
             list(classes) if isinstance(classes, (list, tuple)) else [cast("Request", classes)],

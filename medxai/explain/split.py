@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,11 @@ from torch import Tensor, nn
 from medxai.errors import ExplainError
 from medxai.explain.inputs import Inputs, as_inputs
 from medxai.explain.layout import Layout, find_layout
+from medxai.explain.replay import ReplayPlan, replaying
 from medxai.explain.target import describe, select_output
+
+if TYPE_CHECKING:
+    from medxai.predict.prepared import Prepared
 
 #: Name of the input image where a layer name is expected.
 INPUT = "input"
@@ -35,12 +40,25 @@ class Forward:
         autocast: lower precision below the target layer; the tail, gradients and maps are float32.
         output: which part of the network's output holds the scores (see `select_output`).
         grid: token grid, where it cannot be told from the shapes.
+        prepared: compiled stand-in for the layers up to its layer, and for the whole where no gradient is needed.
     """
 
     network: nn.Module
     autocast: torch.dtype | None = None
     output: int | str | Callable[[Any], Tensor] | None = None
     grid: tuple[int, ...] | None = None
+    prepared: Prepared | None = None
+
+    @cached_property
+    def plan(self) -> ReplayPlan:
+        """How to run the network behind the prepared stem."""
+        assert self.prepared is not None  # noqa: S101
+        return ReplayPlan.from_json(self.prepared.plan)
+
+    def prepared_for(self, inputs: Inputs) -> Prepared | None:
+        """The prepared network when it stands for this call: same size, one input, no other wishes."""
+        alone = len(inputs.args) == 1 and not inputs.kwargs and self.autocast is None and self.output is None
+        return self.prepared if self.prepared is not None and alone and self.prepared.fits(inputs.x) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +138,9 @@ def forward_split(
     run = forward if isinstance(forward, Forward) else Forward(forward)
     inputs = x if isinstance(x, Inputs) else as_inputs(x)
     names = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
+    prepared = run.prepared_for(inputs)
+    if prepared is not None and names == [prepared.layer]:
+        return _checked(names, *_behind_stem(run, prepared, inputs, graph=graph))
     captured: dict[str, Tensor] = {}
     layouts: dict[str, Layout] = {}
     counts: dict[str, int] = {}
@@ -179,7 +200,31 @@ def forward_split(
             runs = counts.get(name, -1) + 1
             msg = f"layer {name!r} ran {runs} time(s) in this network, not often enough to be captured"
             raise ExplainError(msg)
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in (output, *captured.values())):
+    return _checked(names, output, captured, layouts)
+
+
+def _behind_stem(
+    run: Forward, prepared: Prepared, inputs: Inputs, *, graph: bool
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Layout]]:
+    """Prepared layers up to the target, the network's own from there on."""
+    layer = prepared.layer
+    with torch.inference_mode(False), torch.no_grad():
+        values = prepared.stem(inputs.x)
+    leaf = values[layer].detach().requires_grad_(graph)
+    layout = find_layout(leaf.shape, len(inputs.x), inputs.spatial, run.network, run.grid)
+    if layout is None:
+        msg = f"layer {layer!r} returns no spatial feature map but {describe(leaf)}"
+        raise ExplainError(msg)
+    replay = replaying(run.network, run.plan, {**values, layer: leaf})
+    with torch.inference_mode(False), torch.set_grad_enabled(graph), replay:
+        output = select_output(inputs.call(run.network), run.output)
+    return output, {layer: leaf}, {layer: layout}
+
+
+def _checked(
+    names: Sequence[str], output: Tensor, captured: Mapping[str, Tensor], layouts: Mapping[str, Layout]
+) -> Captured:
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in (output, *(captured[name] for name in names))):
         msg = "the network produced NaN or infinite values for this study"
         raise ExplainError(msg)
     return Captured(output, captured, layouts)
@@ -187,6 +232,9 @@ def forward_split(
 
 def infer(forward: Forward, inputs: Inputs) -> Tensor:
     """Selected output of a plain inference, in evaluation mode, without a graph."""
+    prepared = forward.prepared_for(inputs)
+    if prepared is not None:
+        return prepared.whole(inputs.x)
     with (
         evaluation(forward.network),
         torch.inference_mode(False),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from medxai.explain.method import Method
     from medxai.predict.bundle import Bundle
+    from medxai.predict.prepared import Prepared as CompiledNetwork
     from medxai.prepare.prepare import Prepared
 
 #: Noise of the stability check, as a share of the input's standard deviation, and the correlation below
@@ -51,6 +52,7 @@ class ExplainOptions:
         stability: repeat the strongest window with slight noise.
         masking: what perturbation methods put where they remove.
         seed: of every random draw.
+        prepared: compiled form of the bundle's network.
     """
 
     methods: tuple[str, ...] = ("gradcam",)
@@ -63,6 +65,7 @@ class ExplainOptions:
     stability: bool = True
     masking: str = "zero"
     seed: int = 0
+    prepared: CompiledNetwork | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +205,7 @@ def _plan(bundle: Bundle, network: nn.Module, prepared: Prepared, options: Expla
         several = find_stages(network, _example(bundle, network))
     return _Plan(
         bundle,
-        Forward(network, options.autocast),
+        Forward(network, options.autocast, prepared=options.prepared),
         prepared,
         plan_windows(prepared.pixels.shape[1:], bundle.spec.preparation),
         options,
@@ -296,6 +299,8 @@ def _place(
     }
     if method.INFO.repeats:
         parameters["seed"] = plan.options.seed
+    if plan.options.prepared is not None:
+        parameters["prepared"] = plan.options.prepared.precision
     if note.report:
         parameters["report"] = {key: value for key, value in note.report.items() if not key.endswith("_reason")}
     return Explanation(

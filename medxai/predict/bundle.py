@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from medxai.errors import BundleError
+from medxai.files import write_text
 from medxai.identity import sha256_file, sha256_text
 from medxai.predict.bundle_spec import MedxaiBlock, Metadata, read_metadata
 
@@ -53,6 +54,17 @@ class AllowList:
     def of(cls, *paths: Path) -> Self:
         """Trust these folders as they are now: for a model that was just trained or inspected."""
         return cls({path.name: (bundle_sha256(path),) for path in map(Path.resolve, paths)})
+
+    @staticmethod
+    def add(path: Path, name: str, sha256: str) -> None:
+        """Accept one more hash in the file at `path`, which is created when it is absent.
+
+        Raises:
+            BundleError: the file holds something else than an allow-list.
+        """
+        listed = dict(AllowList.read(path).hashes) if path.exists() else {}
+        listed[name] = tuple(dict.fromkeys((*listed.get(name, ()), sha256)))
+        write_text(path, json.dumps(listed, indent=2, sort_keys=True) + "\n")
 
     def joined(self, other: AllowList) -> AllowList:
         """Return a list that accepts what either accepts."""

@@ -8,13 +8,43 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import breast, chest, engine, studies
+from tests.bench import breast, chest, engine, growth, peers, prepared, studies
 from tests.bench.entry import Entry, load, save
 
 DOCS = Path("docs")
 SUITES: dict[tuple[str, ...], Callable[[], list[Entry]]] = {
-    ("gradcam_3d_96_over_floor",): engine.gradcam_over_floor,
-    ("gradcam_3d_96_memory_over_inference",): engine.gradcam_memory,
+    tuple(f"{name}_3d_over_floor" for name in ("gradcam", "layercam", "gradcampp", "eigencam")): engine.maps_3d,
+    tuple(f"{name}_2d_over_floor" for name in ("gradcam", "layercam", "gradcampp", "eigencam")): engine.maps_2d,
+    ("eight_methods_three_classes_over_floor",): engine.eight_methods,
+    ("gradcam_memory_over_inference", "sliding_window_memory_volumes"): engine.gradcam_memory,
+    ("sliding_window_over_floor",): engine.sliding_window,
+    ("gradcam_3d_prepared_over_floor", "gradcam_3d_prepared_map_error"): prepared.gradcam_prepared,
+    (
+        "gradcam_3d_bf16_over_floor",
+        "bf16_map_correlation_breast_us",
+        "bf16_map_correlation_chest_ct",
+        "bf16_map_correlation_phantom_ct",
+    ): prepared.gradcam_bf16,
+    (
+        "scorecam_2d_prepared_over_eager",
+        "scorecam_3d_prepared_over_eager",
+        "occlusion_2d_prepared_over_eager",
+        "occlusion_3d_prepared_over_eager",
+    ): prepared.whole_prepared,
+    (
+        *(f"{peer.replace('-', '_')}_gradcam_3d_over_ours" for peer in peers.PEERS),
+        *(
+            f"{name}_over_fastest_peer"
+            for method, cases in (("scorecam", ("score_2d", "score_3d")), ("occlusion", ("2d_b1", "3d_96")))
+            for name in (method, *(f"{method}_{case}{form}" for case in cases for form in ("", "_eager")))
+        ),
+    ): peers.side_by_side,
+    (
+        "growth_volume_exponent",
+        "growth_memory_exponent",
+        "growth_channels_exponent",
+        "growth_classes_exponent",
+    ): growth.growth,
     ("cli_import_seconds",): engine.cli_import,
     ("study_28x512_seconds",): studies.small_study,
     ("study_120x512_seconds", "study_120x512_peak_gib"): studies.large_study,
@@ -51,6 +81,12 @@ def main() -> int:
     notes = [
         f"Machine of the last run: {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
         f"torch {torch.__version__.split('+')[0]}, CPU only.",
+        "",
+        "",
+        "Time and memory of one Grad-CAM against the size of the volume, the channels of the target layer and the",
+        "number of classes; lines are fits on logarithmic axes.",
+        "",
+        "![growth](images/growth.png)",
         "",
         "Localisation on breast ultrasound with its controls: [breast_us_localisation.md](breast_us_localisation.md).",
     ]
