@@ -1,0 +1,1 @@
+"""One operator a file; see `medxai.explain.masking.operator` for the two names each offers."""
