@@ -132,7 +132,9 @@ def explain(
     layer: Annotated[str | None, typer.Option("--layer", "-l", help="Target layer [the bundle's].")] = None,
     explain_class: Annotated[str | None, typer.Option("--class", help="Class to explain [the decided one].")] = None,
     option: Annotated[list[str] | None, typer.Option("--option", help="Like scorecam.channels=64; repeatable.")] = None,
-    masking: Annotated[str, typer.Option(help="What perturbation methods put where they remove.")] = "zero",
+    masking: Annotated[
+        str, typer.Option(help="What perturbation methods put where they remove; see `medxai methods`.")
+    ] = "zero",
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
     modality: Annotated[str | None, typer.Option(help="Modality of NIfTI files, which store none.")] = None,
     force: Annotated[bool, typer.Option(help="Explain although the body part differs.")] = False,
@@ -328,6 +330,8 @@ def print_methods(methods: Sequence[Method]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from medxai.explain.masking.registry import operator_names
+
     table = Table(
         title=f"{len(methods)} methods; F forward, B backward to the layer, BB through the whole network, "
         "K channels, N samples"
@@ -345,7 +349,9 @@ def print_methods(methods: Sequence[Method]) -> None:
             info.name, f"{info.title} ({info.reference})", info.family, " ".join(info.dims),
             "yes" if info.tokens else "no", info.passes, "; ".join(word for word in words if word),
         )  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 180).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    console.print(table)
+    console.print(f"masking operators of perturbation methods: {', '.join(operator_names())}")
 
 
 @bundle_app.command("prepare")

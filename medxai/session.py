@@ -76,6 +76,7 @@ def open_session(settings: RunSettings) -> Session:
     import torch
 
     from medxai.explain.engine import check_dims, load_methods
+    from medxai.explain.masking.registry import get_operator
     from medxai.explain.split import check_layer
     from medxai.predict.bundle import AllowList, load_bundle
 
@@ -84,6 +85,7 @@ def open_session(settings: RunSettings) -> Session:
     if settings.allow:
         allow = allow.joined(AllowList.read(settings.allow))
     bundle = load_bundle(settings.bundle, allow)
+    get_operator(settings.masking)
     for method, _ in load_methods(settings.methods, settings.method_options):
         check_dims(method, len(bundle.spec.preparation.window))
     if settings.explain_class is not None and settings.explain_class not in bundle.spec.labels:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medxai.errors import ExplainError
 from medxai.explain.inputs import Inputs, as_inputs
+from medxai.explain.masking.registry import get_operator
 from medxai.explain.method import Method
 from medxai.explain.progress import Meter, Report
 from medxai.explain.registry import get_method, make_options
@@ -60,7 +61,7 @@ def explain(
         primary: which of several inputs is explained; the first image by default.
         grid: token grid of a transformer, where it cannot be told from patch size and shapes.
         autocast: lower precision below the target layer; maps are float32 all the same.
-        masking: what perturbation methods put where they remove; see `medxai.explain.masking`.
+        masking: what perturbation methods put where they remove: an operator of `medxai.explain.masking`.
         seed: of every random draw.
         chunk: samples per forward of methods that repeat it; None fits them into the free memory.
         prepared: compiled form of the model (`medxai bundle prepare`), used where it fits the input.
@@ -95,6 +96,7 @@ def _explain(
     chunk: int | None,
     progress: Report | None,
 ) -> Explanations:
+    get_operator(masking)
     for method, _ in chosen:
         check_dims(method, len(inputs.spatial))
     if not requests:

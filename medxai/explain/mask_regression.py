@@ -59,6 +59,10 @@ class MaskOptions:
             object.__setattr__(self, "grid", tuple(self.grid))
 
 
+#: The largest of some hundred independent values of pure noise lies below this many standard errors.
+CLEAR = 4.0
+
+
 class _Sums:
     """Running sums of a sample: scores ``y`` (less a constant) and masks ``M`` (less their expectation)."""
 
@@ -96,7 +100,8 @@ class _Sums:
 def random_mask_map(run: Run, options: MaskOptions, samples: int, *, score: str, name: str) -> Tensor:
     """Mean-subtracted RISE map ``[B, *S]``: ``sum_i (y_i - mean y)(M_i - mean M) / (N var M)``.
 
-    The report gets ``standard_error [B, *S]``, the median ``relative_error [B]`` and ``samples [B]`` used.
+    The report gets ``standard_error [B, *S]``, the median ``relative_error [B]``, ``samples [B]`` used and
+    ``strongest_in_errors [B]``, how many standard errors the strongest voxel is above zero.
 
     Args:
         run: what is asked of which images.
@@ -134,7 +139,10 @@ def random_mask_map(run: Run, options: MaskOptions, samples: int, *, score: str,
                     live.remove(row)
             if not live:
                 break
-    run.report.update(standard_error=error, relative_error=relative, samples=used.long())
+    strongest = (result / error.clamp_min(1e-30)).where(error > 0, torch.zeros_like(error)).flatten(1).amax(1)
+    run.report.update(standard_error=error, relative_error=relative, samples=used.long(), strongest_in_errors=strongest)
+    doubtful = (strongest < CLEAR) & (error.flatten(1).amax(1) > 0)
+    run.flag("unstable", doubtful, f"no voxel is {CLEAR:g} standard errors above zero; more samples are needed")
     return result
 
 

@@ -30,14 +30,15 @@ _AVERAGES = {
     "mean", "sum", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
     "adaptive_avg_pool3d", "interpolate", "upsample",
 }  # fmt: skip
-#: What only moves values about, where the gradient moves relevance the same way; a maximum is its winner.
+#: What only moves values about, where the gradient moves relevance the same way; a maximum is its winner, a soft one
+#: shares by its weights, which sum to one.
 _MOVES = {
     "view", "reshape", "flatten", "permute", "transpose", "movedim", "squeeze", "unsqueeze", "cat", "concat", "stack",
     "contiguous", "clone", "__getitem__", "expand", "expand_as", "pad", "chunk", "split", "unflatten", "to", "float",
     "roll", "narrow", "index_select", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "max_pool1d",
     "max_pool2d", "max_pool3d", "_max_pool1d", "_max_pool2d", "_max_pool3d", "adaptive_max_pool1d",
     "adaptive_max_pool2d", "adaptive_max_pool3d", "pixel_shuffle", "__get__", "view_as", "reshape_as", "type",
-    "requires_grad_", "unbind", "squeeze_", "unsqueeze_", "channel_shuffle", "as_subclass",
+    "requires_grad_", "unbind", "logsumexp", "amax", "max", "squeeze_", "unsqueeze_", "channel_shuffle", "as_subclass",
 }  # fmt: skip
 _ADD = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 _SUBTRACT = {"sub", "sub_", "__sub__", "__isub__"}

@@ -28,7 +28,7 @@ class TensorExplanation:
         raw: ``[B, *s]`` float32 signed map on the layer's own grid, never normalised.
         spatial: ``S`` of the input.
         flags: for each sample, out of ``empty`` (no position speaks for the target), ``unstable``,
-            ``class_agnostic``.
+            ``class_agnostic``, ``baseline_dependent`` (another masking operator gives another map).
         parameters: options of the method and the seed, JSON-serialisable.
         report: figures of the method, such as a completeness residual.
         input_affine: affine of the input when it was a MetaTensor.

@@ -147,7 +147,8 @@ def explain_study(
         raise ExplainError(msg)
     plan = _plan(bundle, network, prepared, options)
     early = [name for name, (method, _) in plan.methods.items() if _early(method)]
-    late = [name for name in plan.methods if name not in early]
+    # What repeats the forward comes last, so that a method that cannot run says so at once.
+    late = sorted((n for n in plan.methods if n not in early), key=lambda n: plan.methods[n][0].INFO.repeats)
     count = len(plan.windows)
     steps = count * (1 + len(late))
     logits: list[FloatArray] = []
@@ -242,6 +243,8 @@ class _Note:
         batch = len(run.x)
         report = {}
         for key, value in run.report.items():
+            if getattr(value, "ndim", 0) > 1:  # a map of its own, not a figure
+                continue
             plain = value.tolist() if hasattr(value, "tolist") else value
             if isinstance(plain, list) and len(plain) == batch:
                 plain = plain[row]

@@ -169,3 +169,16 @@ def test_functions_without_a_rule_are_refused_by_name() -> None:
         lrp(Odd(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), torch.randn(1, 1, 8, 8), "epsilon")
     with pytest.raises(ExplainError, match="composite is one of"):
         lrp(chain(2, bias=True), torch.randn(SHAPES[2]), "deepest")
+
+
+def test_a_soft_maximum_shares_by_its_weights() -> None:
+    class Soft(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).flatten(2).logsumexp(-1)
+
+    torch.manual_seed(0)
+    network = Soft(nn.Conv2d(1, 2, 1, bias=False))
+    x = torch.randn(1, 1, 4, 5)
+    score = network(x)[0, 1]
+    share = network[0](x)[0, 1].flatten().softmax(0).view(4, 5)
+    assert torch.allclose(lrp(network, x, "epsilon", eps=1e-9).raw[0], share * score, rtol=1e-3, atol=1e-6)

@@ -221,3 +221,24 @@ def test_what_cannot_be_asked() -> None:
             make_options("rise", values)
     with pytest.raises(ExplainError, match="dilate"):
         make_options("drise", {"dilate": -0.1})
+
+
+def test_a_map_of_noise_is_flagged() -> None:
+    """A score that the masks hardly move stays within its standard error; a strong one stands out."""
+
+    class Noisy(nn.Module):
+        def __init__(self, strength: float) -> None:
+            super().__init__()
+            self.anchor, self.strength = nn.Parameter(torch.zeros(1)), strength
+
+        def forward(self, x: Tensor) -> Tensor:
+            jitter = torch.sin(1e4 * x.flatten(1).sum(1))  # unrelated to any place
+            one = self.strength * x[:, 0, 2:5, 3:6].mean((1, 2)) + jitter
+            return torch.stack((-one, one), 1)
+
+    x = torch.rand(1, 1, 12, 16) + 0.5
+    options = {"rise": {"samples": 300, "score": "logit"}}
+    weak, strong = (explain(Noisy(s), x, methods="rise", classes=1, options=options)[0] for s in (0.0, 20.0))
+    assert "unstable" in weak.flags[0]
+    assert weak.report["strongest_in_errors"][0] < 4 < strong.report["strongest_in_errors"][0]
+    assert "unstable" not in strong.flags[0]
