@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from medxai.errors import ExplainError
-from medxai.explain.layout import Layout, find_layout
+from medxai.explain.layout import find_layout
 from medxai.explain.run import Run
 from medxai.explain.split import evaluation
 from medxai.explain.target import select_output
+from medxai.explain.window_attention import is_windowed, pull_windows, split_merged, window_index
 
 _SOFTMAX = {functional.softmax, torch.softmax, Tensor.softmax}
 
@@ -88,31 +90,69 @@ class AttentionTape(TorchFunctionMode):
 
 
 @dataclass(frozen=True, eq=False)
+class Step:
+    """One attention of the network.
+
+    Attributes:
+        matrix: ``[B, heads, N, N]``, or ``[B * windows, heads, n, n]`` inside windows; query by key.
+        grid: of its tokens.
+        index: of the windows' tokens on the grid (see `window_index`); None for attention between all tokens.
+        block: name of the module that holds it and a residual; empty inside windows.
+        tokens: output ``[B, N, K]`` of the block.
+    """
+
+    matrix: Tensor
+    grid: tuple[int, ...]
+    index: Tensor | None = None
+    block: str = ""
+    tokens: Tensor | None = None
+
+    def pull(self, values: Tensor, matrix: Tensor) -> Tensor:
+        """``v M`` for ``[B, N]`` and a head-averaged matrix of this step's form."""
+        if self.index is not None:
+            return pull_windows(values, matrix, self.index)
+        return (values.unsqueeze(1) @ matrix.to(values)).squeeze(1)
+
+
+@dataclass(frozen=True, eq=False)
 class Attended:
     """One forward pass with its attention.
 
     Attributes:
         output: scores, with a graph down to the matrices when one was asked for.
-        matrices: ``[B, heads, N, N]``, query by key, in the order of computation.
-        blocks: name of the module that holds each of them and a residual: the outermost with one attention.
-        tokens: output ``[B, N, K]`` of each block.
-        layout: of the tokens.
+        steps: in the order of computation.
+        prefix: tokens before those of the grid.
     """
 
     output: Tensor
-    matrices: Sequence[Tensor]
-    blocks: Sequence[str]
-    tokens: Sequence[Tensor]
-    layout: Layout
+    steps: Sequence[Step]
+    prefix: int
 
-    def image(self, rows: Tensor) -> Tensor:
-        """Values of all tokens ``[B, N]`` -> the patches' on their grid ``[B, *s]``."""
-        return rows[:, self.layout.prefix :].reshape(-1, *self.layout.grid)
+    def image(self, values: Tensor) -> Tensor:
+        """Values of all tokens ``[B, N]`` of the first step -> the patches' on their grid ``[B, *s]``."""
+        return values[:, self.prefix :].reshape(-1, *self.steps[0].grid)
 
-    def readout(self, relevance: Tensor) -> Tensor:
-        """What the head reads of ``[B, N, N]``: the class token's row, or the mean of the patches' rows."""
-        prefix = self.layout.prefix
-        return relevance[:, 0] if prefix else relevance.mean(1)
+    def readout(self) -> Tensor:
+        """What the head reads: 1 at the class token, or 1/N at every token of the last step, ``[B, N]``."""
+        last = self.steps[-1]
+        batch = len(self.output)
+        if self.prefix:
+            values = torch.zeros(batch, last.matrix.shape[-1], device=last.matrix.device)
+            values[:, 0] = 1
+            return values
+        count = prod(last.grid)
+        return torch.full((batch, count), 1 / count, device=last.matrix.device)
+
+    def pulled(self, mix: Callable[[int, Step, Tensor], Tensor]) -> Tensor:
+        """Take the readout back to the first tokens: ``v <- mix(number, step, v)`` from the last step to the first."""
+        values = self.readout()
+        grid = self.steps[-1].grid
+        for number in reversed(range(len(self.steps))):
+            step = self.steps[number]
+            if step.grid != grid:
+                values, grid = split_merged(values, grid, step.grid), step.grid
+            values = mix(number, step, values)
+        return values
 
 
 def attend(run: Run, *, graph: bool, isolate: bool = False) -> Attended:
@@ -124,13 +164,14 @@ def attend(run: Run, *, graph: bool, isolate: bool = False) -> Attended:
         isolate: make every matrix a leaf, so that a block's output depends on its own alone.
 
     Raises:
-        ExplainError: no global attention over a grid of patches.
+        ExplainError: no attention over a grid of patches.
     """
     network, inputs, batch = run.network, run.shared.inputs, len(run.x)
     matrices: list[Tensor] = []
     owners: list[list[str]] = []
     stack: list[str] = []
     outputs: dict[str, Tensor] = {}
+    sizes: dict[str, tuple[int, ...]] = {}
 
     def keep(weights: Tensor) -> Tensor:
         if graph and (isolate or not weights.requires_grad):
@@ -149,7 +190,12 @@ def attend(run: Run, *, graph: bool, isolate: bool = False) -> Attended:
         return hook
 
     def enter(name: str) -> Callable[..., None]:
-        return lambda *_: stack.append(name)
+        def hook(module: nn.Module, given: Any) -> None:
+            stack.append(name)
+            if is_windowed(module):
+                sizes[name] = tuple(given[0].shape[1:-1])
+
+        return hook
 
     named = [(name, module) for name, module in network.named_modules() if name]
     handles = [module.register_forward_pre_hook(enter(name)) for name, module in named]
@@ -160,14 +206,35 @@ def attend(run: Run, *, graph: bool, isolate: bool = False) -> Attended:
     finally:
         for handle in handles:
             handle.remove()
+    if any(block in sizes for owner in owners for block in owner):
+        return Attended(output, _windowed(network, matrices, owners, sizes), 0)
     count = matrices[0].shape[-1] if matrices else 0
     layout = find_layout((batch, count, 1), batch, run.spatial, network, run.shared.forward.grid) if count else None
     if layout is None or any(m.ndim != 4 or m.shape[0] != batch or m.shape[-1] != count for m in matrices):
-        words = "windows" if matrices else "none"
-        msg = f"this method needs attention between all patches of the image; the network has {words} of it"
+        words = "some that cannot be placed on a grid" if matrices else "none"
+        msg = f"this method needs attention between the patches of the image; the network has {words}"
         raise ExplainError(msg)
     blocks = [_block(owner, owners, outputs, count) for owner in owners]
-    return Attended(output, matrices, blocks, [outputs[block] for block in blocks], layout)
+    steps = [
+        Step(matrix, layout.grid, None, block, outputs[block]) for matrix, block in zip(matrices, blocks, strict=True)
+    ]
+    return Attended(output, steps, layout.prefix)
+
+
+def _windowed(
+    network: nn.Module, matrices: Sequence[Tensor], owners: Sequence[Sequence[str]], sizes: dict[str, tuple[int, ...]]
+) -> list[Step]:
+    """Steps of a hierarchical transformer."""
+    steps = []
+    for matrix, owner in zip(matrices, owners, strict=True):
+        name = next((name for name in reversed(owner) if name in sizes), None)
+        if name is None:
+            msg = (
+                f"the attention in {owner[-1] if owner else 'the network'} is not in windows as that of its neighbours"
+            )
+            raise ExplainError(msg)
+        steps.append(Step(matrix, sizes[name], window_index(network.get_submodule(name), sizes[name])))
+    return steps
 
 
 @contextmanager

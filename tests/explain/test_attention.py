@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from monai.networks import nets
+from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import nn
 
 from medxai.errors import ExplainError
 from medxai.explain import explain
 from medxai.explain.layout import find_layout
+from medxai.explain.window_attention import pull_windows, split_merged, window_index
 from tests.explain.nets import Pooled, fingerprint
 
 ATTENTION = ("attention_rollout", "chefer", "legrad", "attnlrp", "cplrp")
@@ -155,15 +157,72 @@ def test_legrad_is_not_negative_and_takes_the_last_blocks() -> None:
     assert not torch.allclose(maps[0], maps[1])
 
 
-def test_windows_are_refused_with_a_reason() -> None:
-    network = nets.SwinUNETR(1, 2, feature_size=12, spatial_dims=2)
+def test_what_has_no_such_attention_is_refused_with_a_reason() -> None:
+    x = torch.randn(1, 1, 64, 96)
+    with pytest.raises(ExplainError, match="no common head"):
+        explain(nets.SwinUNETR(1, 2, feature_size=12, spatial_dims=2), x, methods="legrad", classes=1)
     for method in ("attention_rollout", "chefer", "legrad"):
-        with pytest.raises(ExplainError, match="has windows of it"):
-            explain(network, torch.randn(1, 1, 64, 96), methods=method, classes=1)
-        with pytest.raises(ExplainError, match="has none of it"):
-            explain(Pooled(2), torch.randn(1, 1, 64, 96), methods=method, classes=1)
+        with pytest.raises(ExplainError, match="the network has none"):
+            explain(Pooled(2), x, methods=method, classes=1)
     with pytest.raises(ExplainError, match="no layer of the network returns patch tokens"):
-        explain(Pooled(2), torch.randn(1, 1, 64, 96), methods="attnlrp", classes=1)
+        explain(Pooled(2), x, methods="attnlrp", classes=1)
+
+
+class Swin(nn.Module):
+    """A hierarchical transformer with shifted windows and a pooled head."""
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        window, patch = (4,) * dims, (2,) * dims
+        self.body = SwinTransformer(1, 8, window, patch, (2, 2, 1, 1), (2, 2, 2, 2), spatial_dims=dims)
+        self.fc = nn.Linear(128, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.body(x)[-1].flatten(2).mean(-1))
+
+
+@pytest.mark.parametrize("size", [(24, 40), (16, 24, 20)])
+@pytest.mark.parametrize("method", ["attention_rollout", "chefer"])
+def test_swin_transformers(method: str, size: tuple[int, ...]) -> None:
+    """Windows, shifts, padding and merging: batch equals single calls, on the grid of the first patches."""
+    network, x = Swin(len(size)), torch.randn(2, 1, *size)
+    before = fingerprint(network)
+    result = explain(network, x, methods=method, classes=1)[0]
+    assert result.raw.shape == (2, *(s // 2 for s in size))
+    assert (result.raw >= 0).all()
+    alone = explain(network, x[1:], methods=method, classes=1)[0]
+    assert torch.allclose(result.raw[1], alone.raw[0], rtol=1e-3, atol=1e-8)
+    assert fingerprint(network) == before
+
+
+def test_windows_are_the_whole_matrix() -> None:
+    """Pulling through windows equals multiplying with the full matrix that they are blocks of."""
+    block = Swin(2).body.layers1[0].blocks[1]  # shifted
+    grid = (6, 10)  # padded to 8 x 12
+    index = window_index(block, grid)
+    assert sorted(index[index >= 0].tolist()) == list(range(60))
+    matrix = torch.rand(2 * 6, 16, 16)
+    whole = torch.zeros(2, 60, 60)
+    for b in range(2):
+        for w in range(6):
+            places = index.view(6, 16)[w]
+            for q in range(16):
+                for k in range(16):
+                    if places[q] >= 0 and places[k] >= 0:
+                        whole[b, places[q], places[k]] += matrix[b * 6 + w, q, k]
+    values = torch.rand(2, 60)
+    assert torch.allclose(pull_windows(values, matrix, index), (values[:, None] @ whole)[:, 0], atol=1e-5)
+
+
+def test_rollout_through_windows_keeps_the_total() -> None:
+    """Without padding every row of attention sums to one, and merging shares evenly."""
+    result = explain(Swin(2), torch.randn(1, 1, 32, 64), methods="attention_rollout", classes=1)[0]
+    assert result.raw.sum() == pytest.approx(1, abs=1e-4)
+    coarse = torch.rand(1, 6)
+    fine = split_merged(coarse, (2, 3), (3, 6))
+    assert fine.view(3, 6)[0, 0] == pytest.approx(float(coarse[0, 0]) / 4)
+    assert split_merged(coarse, (2, 3), (4, 6)).sum() == pytest.approx(float(coarse.sum()))
 
 
 def test_cplrp_without_biases_conserves() -> None:

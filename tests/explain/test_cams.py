@@ -441,3 +441,16 @@ def test_smoothgrad_without_noise_is_saliency() -> None:
     noisy = [explain(network, x, methods="smoothgrad", classes=1, seed=seed)[0].raw for seed in (0, 0, 1)]
     assert torch.equal(noisy[0], noisy[1])
     assert not torch.equal(noisy[0], noisy[2])
+
+
+def test_layercam_fusion_is_the_strongest_layer_at_each_voxel() -> None:
+    network, x = Pooled(3), torch.randn(SHAPES[3])
+    result = explain(network, x, methods=("layercam_fusion", "layercam"), classes=1, layers=["body.1", "act"])
+    expected = torch.zeros(2, *SHAPES[3][2:])
+    for name in ("body.1", "act"):
+        raw = result.get("layercam", layer=name).raw.clamp_min(0)
+        lifted = torch.tanh(2 * raw / raw.flatten(1).amax(1).view(2, 1, 1, 1))
+        expected = torch.maximum(
+            expected, nn.functional.interpolate(lifted[:, None], SHAPES[3][2:], mode="trilinear")[:, 0]
+        )
+    assert torch.allclose(result.get("layercam_fusion").raw, expected, atol=1e-5)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from medxai.explain.attention import attend
 from medxai.explain.method import MethodInfo, NoOptions
 
@@ -23,7 +21,7 @@ INFO = MethodInfo(
     graph="none",
     layer="none",
     class_agnostic=True,
-    needs="a transformer with attention between all patches (ViT, the encoder of UNETR)",
+    needs="a transformer: ViT, the encoder of UNETR, or MONAI's Swin",
     caveat="the same map for every class: where information flows, not what speaks for the class",
 )
 Options = NoOptions
@@ -32,13 +30,9 @@ Options = NoOptions
 def attribute(run: Run, _options: NoOptions) -> Tensor:
     """Product over blocks of head-averaged attention plus identity, rows scaled to one; row of the class token.
 
-    Without a class token the mean of all rows.
+    Without a class token the mean of all rows. Only that row is computed, from the last block to the first; tokens
+    that a hierarchical transformer merges share what their merged token has.
     """
     attended = attend(run, graph=False)
-    size = attended.matrices[0].shape[-1]
-    identity = torch.eye(size, device=run.x.device)
-    rolled = identity.expand(len(run.x), size, size)
-    for matrix in attended.matrices:
-        mixed = matrix.float().mean(1) + identity
-        rolled = (mixed / mixed.sum(-1, keepdim=True)) @ rolled
-    return attended.image(attended.readout(rolled))
+    pulled = attended.pulled(lambda _, step, v: (step.pull(v, step.matrix.float().mean(1)) + v) / 2)
+    return attended.image(pulled)

@@ -22,7 +22,7 @@ INFO = MethodInfo(
     passes="1F+1BB",
     graph="none",
     layer="none",
-    needs="a transformer with attention between all patches (ViT, the encoder of UNETR)",
+    needs="a transformer: ViT, the encoder of UNETR, or MONAI's Swin",
     caveat="keeps positive evidence only",
 )
 Options = NoOptions
@@ -33,11 +33,10 @@ def attribute(run: Run, _options: NoOptions) -> Tensor:
     attended = attend(run, graph=True)
     with torch.enable_grad():
         score = run.target(attended.output).float().sum()
-    gradients = torch.autograd.grad(score, list(attended.matrices))
-    size = attended.matrices[0].shape[-1]
-    relevance = torch.eye(size, device=run.x.device).expand(len(run.x), size, size)
-    for matrix, gradient in zip(attended.matrices, gradients, strict=True):
-        change = (gradient.float() * matrix.detach().float()).clamp_min(0).mean(1)
-        relevance = relevance + change @ relevance
-    identity = torch.eye(size, device=run.x.device)
-    return attended.image(attended.readout(relevance - identity))
+        gradients = torch.autograd.grad(score, [step.matrix for step in attended.steps])
+    changes = [
+        (gradient.float() * step.matrix.detach().float()).clamp_min(0).mean(1)
+        for gradient, step in zip(gradients, attended.steps, strict=True)
+    ]
+    whole = attended.pulled(lambda number, step, v: v + step.pull(v, changes[number]))
+    return attended.image(whole - attended.pulled(lambda _number, _step, v: v))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
+from medxai.errors import ExplainError
 from medxai.explain.attention import attend, head_reads
 from medxai.explain.method import MethodInfo
 from medxai.explain.split import evaluation
@@ -51,16 +52,19 @@ class Options:
 def attribute(run: Run, options: Options) -> Tensor:
     """Mean over blocks, heads and queries of ``relu(d s_l / d A_l)``; ``s_l`` is the head's score of block l."""
     attended = attend(run, graph=True, isolate=True)
-    total = torch.zeros(len(run.x), attended.matrices[0].shape[-1], device=run.x.device)
-    chosen = range(len(attended.matrices))[-options.blocks :]
-    for index in chosen:
-        tokens, matrix = attended.tokens[index], attended.matrices[index]
+    steps, blocks = attended.steps[-options.blocks :], [step.block for step in attended.steps]
+    if not all(blocks):
+        msg = "LeGrad reads the head at every block; the blocks of a hierarchical transformer have no common head"
+        raise ExplainError(msg)
+    total = torch.zeros(len(run.x), steps[0].matrix.shape[-1], device=run.x.device)
+    for step in steps:
+        tokens, matrix = cast("Tensor", step.tokens), step.matrix
         with torch.enable_grad(), evaluation(run.network):
             if options.pool == "mean":
                 tokens = tokens.mean(1, keepdim=True).expand_as(tokens)
-            with head_reads(run.network, attended.blocks, tokens):
+            with head_reads(run.network, blocks, tokens):
                 output = select_output(run.shared.inputs.call(run.network), run.shared.forward.output)
             score = run.target(output).float().sum()
         (gradient,) = torch.autograd.grad(score, matrix, retain_graph=True)
-        total += gradient.float().clamp_min(0).mean((1, 2)) / len(chosen)
+        total += gradient.float().clamp_min(0).mean((1, 2)) / len(steps)
     return attended.image(total)
