@@ -13,6 +13,7 @@ from medxai.errors import ExplainError
 from medxai.explain import explain
 from medxai.explain.registry import get_method, make_options, method_names
 from tests.explain.nets import Pooled, fingerprint
+from tests.explain.test_attention import Swin
 
 #: Few samples, so that the whole matrix is quick.
 QUICK: dict[str, dict[str, Any]] = {
@@ -124,25 +125,41 @@ def test_a_volume_of_one_slice_is_an_image(name: str) -> None:
     assert torch.allclose(volume.raw[:, 0], image.raw, rtol=1e-3, atol=1e-4 * scale + 1e-9)
 
 
-def networks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
-    """What people use, in the smallest form that keeps the structure."""
+NETWORKS = ("densenet121", "resnet18", "resnet50", "efficientnet_b0", "seresnet50", "vit", "swin")
+
+
+def build(kind: str, dims: int) -> tuple[nn.Module, tuple[int, ...]]:
+    """What people use, narrow where that keeps the structure, and a batch that is small in every axis but unequal."""
     torch.manual_seed(0)
-    return {
-        "densenet121_2d": (nets.DenseNet121(2, 1, 3, init_features=8, growth_rate=4), (2, 1, 64, 96)),
-        "densenet121_3d": (nets.DenseNet121(3, 1, 3, init_features=8, growth_rate=4), (2, 1, 64, 48, 80)),
-        "resnet18_2d": (nets.resnet18(spatial_dims=2, n_input_channels=1, num_classes=3), (2, 1, 64, 96)),
-        "resnet50_3d": (
-            nets.ResNet("bottleneck", [1, 1, 1, 1], [8, 16, 24, 32], spatial_dims=3, n_input_channels=1, num_classes=3),
-            (2, 1, 48, 64, 40),
-        ),
-        "efficientnet_b0": (
-            nets.EfficientNetBN("efficientnet-b0", False, spatial_dims=2, in_channels=1, num_classes=3),
-            (2, 1, 64, 96),
-        ),
-        "seresnet50": (nets.SEResNet50(spatial_dims=2, in_channels=1, num_classes=3), (2, 1, 64, 96)),
-        "vit_2d": (_vit((32, 48)), (2, 1, 32, 48)),
-        "vit_3d": (_vit((32, 16, 48)), (2, 1, 32, 16, 48)),
-    }
+    keys: dict[str, Any] = {"spatial_dims": dims}
+    size = (64, 96) if dims == 2 else (32, 48, 40)
+    if kind == "densenet121":
+        return nets.DenseNet121(dims, 1, 3, init_features=8, growth_rate=4), (
+            2,
+            1,
+            *((64, 96) if dims == 2 else (64, 48, 80)),
+        )
+    if kind == "resnet18":
+        return nets.ResNet("basic", [2, 2, 2, 2], [8, 16, 24, 32], n_input_channels=1, num_classes=3, **keys), (
+            2,
+            1,
+            *size,
+        )
+    if kind == "resnet50":
+        return nets.ResNet("bottleneck", [3, 4, 6, 3], [8, 8, 16, 16], n_input_channels=1, num_classes=3, **keys), (
+            2,
+            1,
+            *size,
+        )
+    if kind == "efficientnet_b0":
+        size = (64, 96) if dims == 2 else (64, 96, 80)
+        return nets.EfficientNetBN("efficientnet-b0", False, in_channels=1, num_classes=3, **keys), (2, 1, *size)
+    if kind == "seresnet50":
+        return nets.SEResNet50(in_channels=1, num_classes=3, layers=(1, 1, 1, 1), **keys), (2, 1, *size)
+    if kind == "vit":
+        small = (32, 48) if dims == 2 else (32, 16, 48)
+        return _vit(small), (2, 1, *small)
+    return Swin(dims), (2, 1, *((32, 64) if dims == 2 else (32, 16, 48)))
 
 
 def _vit(size: tuple[int, ...]) -> nn.Module:
@@ -150,10 +167,11 @@ def _vit(size: tuple[int, ...]) -> nn.Module:
                     classification=True, num_classes=3, spatial_dims=len(size), post_activation=None)  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", list(networks()))
-def test_networks_people_use(kind: str) -> None:
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_networks_people_use(kind: str, dims: int) -> None:
     """Every class activation map of one forward, at the automatic layer, on a batch, equal to single calls."""
-    network, shape = networks()[kind]
+    network, shape = build(kind, dims)
     before = fingerprint(network)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     names = [
@@ -162,7 +180,7 @@ def test_networks_people_use(kind: str) -> None:
         if (info := get_method(name).INFO).family in ("gradient_cam", "activation_cam")
         and info.layer == "one"
         and not info.repeats
-        and not (name == "cam" and kind.startswith("vit"))
+        and not (name == "cam" and kind in ("vit", "swin"))  # their heads are not linear in the layer
     ]
     whole = explain(network, x, methods=names, classes=["top1", 0])
     alone = explain(network, x[1:], methods=names, classes=["top1", 0], layers=whole.layers)
@@ -171,5 +189,5 @@ def test_networks_people_use(kind: str) -> None:
         assert torch.isfinite(left.raw).all()
         assert left.raw.ndim == x.ndim - 1
         if "unstable" not in left.flags[1] | right.flags[0]:
-            assert torch.allclose(left.raw[1], right.raw[0], rtol=1e-2, atol=1e-3 * scale + 1e-9), left.method
+            assert torch.allclose(left.raw[1], right.raw[0], rtol=1e-2, atol=1e-3 * scale + 2e-7), left.method
     assert fingerprint(network) == before
