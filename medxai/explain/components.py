@@ -7,6 +7,8 @@ from torch import Tensor
 
 #: Two largest singular values closer than this ratio leave the direction undetermined.
 _CLEAR = 1.05
+#: Extremes of either sign that are this close do not say which is the larger.
+_TIE = 1e-3
 
 
 def first_component(features: Tensor, *, center: bool, sign: str) -> tuple[Tensor, Tensor]:
@@ -53,10 +55,13 @@ def first_component(features: Tensor, *, center: bool, sign: str) -> tuple[Tenso
 
 def orient(projection: Tensor, energy: Tensor, direction: Tensor | None, sign: str) -> Tensor:
     """Flip ``projection [B, P]`` where its sign rule says so, see `first_component`."""
+    by_energy = (projection * (energy - energy.mean(1, keepdim=True))).sum(1) < 0
     if sign == "sum" and direction is not None:
         flip = direction.sum(1) < 0
     elif sign == "range":
-        flip = projection.amin(1).abs() > projection.amax(1).abs()
+        low, high = projection.amin(1).abs(), projection.amax(1).abs()
+        tie = (low - high).abs() <= _TIE * torch.maximum(low, high)  # rounding must not decide
+        flip = torch.where(tie, by_energy, low > high)
     else:
-        flip = (projection * (energy - energy.mean(1, keepdim=True))).sum(1) < 0
+        flip = by_energy
     return torch.where(flip[:, None], -projection, projection)

@@ -454,3 +454,11 @@ def test_layercam_fusion_is_the_strongest_layer_at_each_voxel() -> None:
             expected, nn.functional.interpolate(lifted[:, None], SHAPES[3][2:], mode="trilinear")[:, 0]
         )
     assert torch.allclose(result.get("layercam_fusion").raw, expected, atol=1e-5)
+
+
+def test_the_sign_of_a_tie_is_not_left_to_rounding() -> None:
+    """Two positions: the centred component is symmetric, and the stronger position is the bright one."""
+    features = torch.tensor([[[1.0, 3.0], [0.5, 2.0]]]).view(1, 2, 1, 2)
+    for scale in (1.0, 1 + 1e-6, 0.3):
+        component, _ = first_component(features * scale, center=True, sign="range")
+        assert component[0, 0, 1] > 0 > component[0, 0, 0]
