@@ -147,19 +147,14 @@ def explain(
 
     Exit code 2 when the image cannot be explained; the reason is printed.
     """
-    from medxai.explain.registry import parse_option
-    from medxai.settings import make_settings
+    from medxai.cli_explain import explain_image
 
-    options: dict[str, dict[str, object]] = {}
-    for name, key, value in map(parse_option, option or ()):
-        options.setdefault(name, {})[key] = value
-    settings = make_settings(
+    explain_image(
         {
             "inputs": [image],
             "output": out,
             "bundle": bundle,
             "methods": method or ["gradcam"],
-            "method_options": options,
             "layer": layer,
             "masking": masking,
             "seed": seed,
@@ -170,32 +165,10 @@ def explain(
             "precision": precision,
             "prepared": prepared,
             "allow": allow,
-            "export": {"formats": ["nifti", "picture"]},
-        }
+        },
+        option or (),
+        progress,
     )
-    with progress() as step:
-        from medxai import pipeline
-        from medxai.session import open_session
-
-        session = open_session(settings)
-        with pipeline.studies(session) as discovery:
-            if len(discovery.sources) + len(discovery.rejected) != 1:
-                msg = f"holds {len(discovery.sources)} images; name one, or use `medxai run` for all of them"
-                raise MedxaiError(msg, study=str(image))
-            rows = [pipeline.reject(session, rejected) for rejected in discovery.rejected]
-            rows += [pipeline.run_study(session, source, step) for source in discovery.sources]
-    (row,) = rows
-    if row.state != "done":
-        typer.secho(f"not explained: [{row.reason_code}] {row.reason}", err=True, fg="red")
-        raise typer.Exit(2)
-    manifest = json.loads((Path(row.folder) / "manifest.json").read_text())
-    shares = ", ".join(f"{name} {share:.3f}" for name, share in manifest["prediction"].items())
-    typer.echo(f"decided: {manifest['decided']} ({shares})")
-    for item in manifest["explanations"]:
-        marks = f"; {', '.join(item['flags'])}: {item['reason']}" if item["flags"] else ""
-        typer.echo(f"{item['method']} at {item['layer']} for {item['class']}{marks}")
-    for name in [item["path"] for item in manifest["outputs"]] + ["manifest.json"]:
-        typer.echo(f"  {Path(row.folder) / name}")
 
 
 @app.command()
@@ -204,24 +177,9 @@ def methods(
     family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
 ) -> None:
     """List the explanation methods with their cost, what they need and what to know about them."""
-    from dataclasses import asdict, fields
+    from medxai.cli_explain import list_methods
 
-    from medxai.explain.registry import get_method, method_names
-
-    found = [get_method(name) for name in method_names()]
-    families = sorted({method.INFO.family for method in found})
-    if family is not None and family not in families:
-        msg = f"there is no family {family!r}; there are {', '.join(families)}"
-        raise MedxaiError(msg)
-    chosen = [method for method in found if family in (None, method.INFO.family)]
-    if as_json:
-        rows = [
-            {**asdict(method.INFO), "options": {item.name: repr(item.default) for item in fields(method.Options)}}
-            for method in chosen
-        ]
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    print_methods(sorted(chosen, key=lambda method: (method.INFO.family, method.INFO.name)))
+    list_methods(family, as_json=as_json)
 
 
 @app.command()
@@ -325,35 +283,6 @@ def bundle_verify(path: Annotated[str, typer.Argument(help="Name of a shipped bu
     typer.echo(f"{folder.name}: good, sha256 {bundle_sha256(folder)}")
 
 
-def print_methods(methods: Sequence[Method]) -> None:
-    """Print methods as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from medxai.explain.masking.registry import operator_names
-
-    table = Table(
-        title=f"{len(methods)} methods; F forward, B backward to the layer, BB through the whole network, "
-        "K channels, N samples"
-    )
-    for column in ("name", "method", "family", "input", "tokens", "cost", "needs and caveats"):
-        table.add_column(column, overflow="fold")
-    for method in methods:
-        info = method.INFO
-        words = [
-            f"needs {info.needs}" if info.needs else "",
-            "class-agnostic" if info.class_agnostic else "",
-            info.caveat,
-        ]
-        table.add_row(
-            info.name, f"{info.title} ({info.reference})", info.family, " ".join(info.dims),
-            "yes" if info.tokens else "no", info.passes, "; ".join(word for word in words if word),
-        )  # fmt: skip
-    console = Console(width=None if sys.stdout.isatty() else 180)
-    console.print(table)
-    console.print(f"masking operators of perturbation methods: {', '.join(operator_names())}")
-
-
 @bundle_app.command("prepare")
 def bundle_prepare(
     name: Annotated[str, typer.Argument(help="Name of a shipped bundle, or a folder.")],
@@ -412,8 +341,6 @@ def progress() -> Iterator[Step]:
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from medxai.explain.method import Method
+    from collections.abc import Callable
 
     Step = Callable[[str, int, int], None]

@@ -41,7 +41,7 @@ class Shared:
     chunk: int | None = None
     masking: str = "zero"
     several: tuple[str, ...] = ()
-    gradients: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    gradients: dict[Target, dict[str, Tensor]] = field(default_factory=dict)
     memo: dict[Any, Tensor] = field(default_factory=dict)
 
     @cached_property
@@ -108,7 +108,7 @@ class Run:
     @property
     def gradient(self) -> Tensor:
         """Gradient ``G [B, K, *s]`` of the score with respect to the activation, shared between methods."""
-        known = self.shared.gradients.setdefault(id(self.target), {})
+        known = self.shared.gradients.setdefault(self.target, {})
         if self.layer not in known:
             with torch.inference_mode(False), torch.enable_grad():
                 score = self.target(self.shared.captured.logits)

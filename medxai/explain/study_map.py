@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _NOISE, _STABLE = 0.02, 0.8
 #: Correlation of the decided class's map with the runner-up's above which it says nothing about the class.
 _SAME = 0.99
+#: Steps of progress per window.
+_FINE = 100
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def explain_study(
         study: the study, for its grid.
         prepared: network input and the way back.
         options: methods, class, device.
-        progress: called with (windows done, windows in all).
+        progress: called with (steps done, steps in all).
 
     Raises:
         ExplainError: unknown class or layer, NaN in the network.
@@ -150,7 +152,7 @@ def explain_study(
     # What repeats the forward comes last, so that a method that cannot run says so at once.
     late = sorted((n for n in plan.methods if n not in early), key=lambda n: plan.methods[n][0].INFO.repeats)
     count = len(plan.windows)
-    steps = count * (1 + len(late))
+    steps = _FINE * count * (1 + len(late))
     logits: list[FloatArray] = []
     parts: dict[tuple[str, int], list[FloatArray]] = {}
     notes: dict[tuple[str, int], list[_Note]] = {}
@@ -163,7 +165,7 @@ def explain_study(
                 parts.setdefault((name, index), []).append(raw)
                 notes.setdefault((name, index), []).extend(_Note.of(run, row) for row in range(len(which)))
         if progress:
-            progress(which[-1] + 1, steps)
+            progress(_FINE * (which[-1] + 1), steps)
     window_logits = np.concatenate(logits)
     prediction = make_prediction(bundle, window_logits)
     index = prediction.index if options.class_label is None else labels.index(options.class_label)
@@ -173,12 +175,13 @@ def explain_study(
     for name in late:
         for which in _batches(count, options.batch_size):
             shared = plan.shared(plan.tensor(which), [name])
-            run, raw = plan.run(shared, name, resolve(index, shared.captured.logits))
+            within = _report(progress, done, len(which), steps)
+            run, raw = plan.run(shared, name, resolve(index, shared.captured.logits), within)
             parts.setdefault((name, index), []).append(raw)
             notes.setdefault((name, index), []).extend(_Note.of(run, row) for row in range(len(which)))
             done += len(which)
             if progress:
-                progress(done, steps)
+                progress(_FINE * done, steps)
     explanations = []
     for name in options.methods:
         raw = np.concatenate(parts[name, index])
@@ -193,6 +196,13 @@ def explain_study(
     if options.stability:
         explanations = _stability(plan, strongest, index, explanations, early)
     return prediction, tuple(explanations)
+
+
+def _report(progress: Callable[[int, int], None] | None, done: int, windows: int, steps: int) -> Report | None:
+    """What a method that runs the network many times tells while it is at some windows."""
+    if progress is None:
+        return None
+    return lambda at: progress(int(_FINE * (done + windows * at.done / max(at.total, 1))), steps)
 
 
 def _plan(bundle: Bundle, network: nn.Module, prepared: Prepared, options: ExplainOptions) -> _Plan:

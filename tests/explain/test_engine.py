@@ -362,3 +362,12 @@ def test_state_survives_errors_in_the_middle() -> None:
     with pytest.raises(RuntimeError):
         explain(network, torch.randn(1, 5, 8, 8, 8), layers="act")
     assert fingerprint(network) == before
+
+
+def test_questions_made_on_the_way_are_not_mixed_up() -> None:
+    """Finer-CAM asks its own question for each class; a later one must not get the gradient of an earlier one."""
+    network = Pooled(classes=6)
+    together = explain(network, X, methods="finercam", classes=list(range(6)), layers="act")
+    for index in range(6):
+        alone = explain(network, X, methods="finercam", classes=index, layers="act")[0]
+        assert torch.allclose(together[index].raw, alone.raw, atol=1e-7)
