@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from medxai.errors import ExplainError
 from medxai.explain.layout import find_layout
+from medxai.explain.modes import evaluation
 from medxai.explain.run import Run
-from medxai.explain.split import evaluation
 from medxai.explain.target import select_output
 from medxai.explain.window_attention import is_windowed, pull_windows, split_merged, window_index
 

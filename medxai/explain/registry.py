@@ -5,24 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields
-from difflib import get_close_matches
-from functools import cache
-from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from medxai.errors import ExplainError
+from medxai.explain.plugins import Plugins
 
 if TYPE_CHECKING:
     from medxai.explain.method import Method
 
-_FOLDER = Path(__file__).parent / "methods"
+_METHODS = Plugins("medxai.explain.methods", "explanation method")
 
 
-@cache
 def method_names() -> tuple[str, ...]:
-    """Names of all methods, from the files; nothing is imported."""
-    return tuple(sorted(path.stem for path in _FOLDER.glob("*.py") if path.stem != "__init__"))
+    """Names of all methods; nothing is imported."""
+    return _METHODS.names
 
 
 def get_method(name: str) -> Method:
@@ -31,12 +27,7 @@ def get_method(name: str) -> Method:
     Raises:
         ExplainError: unknown name; the message lists the nearest ones.
     """
-    if name not in method_names():
-        near = get_close_matches(name.lower().replace("-", "").replace("_", ""), method_names(), n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}? " if near else ""
-        msg = f"unknown explanation method {name!r}; {hint}known: {', '.join(method_names())}"
-        raise ExplainError(msg)
-    return cast("Method", import_module(f"medxai.explain.methods.{name}"))
+    return cast("Method", _METHODS.load(name))
 
 
 def make_options(name: str, values: Mapping[str, Any] | None = None) -> Any:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from medxai.errors import ExplainError
 from medxai.explain.calls import capture, live_calls, prefix_calls, record_calls
+from medxai.explain.modes import evaluation, module_named
 
 #: Accepted difference between a replay and the full run, relative to the largest output.
 TOLERANCE = 1e-4
@@ -92,7 +92,7 @@ def plan_replay(network: nn.Module, example: Tensor, layer: str) -> ReplayPlan:
     name, _, number = layer.partition("#")
     _modules(network, name)
     target_key = f"{name}#{int(number or 0)}"
-    with _evaluation(network), torch.no_grad():
+    with evaluation(network), torch.no_grad():
         calls = record_calls(network, example)
     target = next((call for call in calls if call.key == target_key), None)
     if target is None:
@@ -111,7 +111,7 @@ def plan_replay(network: nn.Module, example: Tensor, layer: str) -> ReplayPlan:
         needed=(),
         live=live_calls(calls, keys),
     )
-    with _evaluation(network), torch.no_grad():
+    with evaluation(network), torch.no_grad():
         values, reference = capture(network, example, [keys[id(call)] for call in replaced])
     return _proven(network, example, plan, values, reference)
 
@@ -153,7 +153,7 @@ def replaying(network: nn.Module, plan: ReplayPlan, values: Mapping[str, Tensor]
             changed.append((module, module.__dict__.get("forward")))
             counters.append([0])
             module.forward = _stub(name, module.forward, calls, outputs, given, counters[-1])
-        with _evaluation(network):
+        with evaluation(network):
             yield
     finally:
         handle.remove()
@@ -267,23 +267,5 @@ def _stub(
 
 def _modules(network: nn.Module, wanted: str) -> dict[str, nn.Module]:
     """Modules by name, of which `wanted` is one."""
-    modules = dict(network.named_modules())
-    if wanted not in modules or not wanted:
-        near = get_close_matches(wanted, modules, n=3)
-        hint = f"; nearest names: {', '.join(near)}" if near else ""
-        msg = f"the network has no layer {wanted!r}{hint}"
-        raise ExplainError(msg)
-    return modules
-
-
-@contextmanager
-def _evaluation(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time being; every module's own mode is restored."""
-    training = [module for module in network.modules() if module.training]
-    if training:
-        network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    module_named(network, wanted)
+    return dict(network.named_modules())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -115,12 +115,6 @@ class Run:
             captured = self.shared.captured
             known.update(captured.gradients(score, list(captured.outputs), required=self.layer))
         return known[self.layer]
-
-    def gradient_of(self, score: Callable[[Tensor], Tensor]) -> Tensor:
-        """Gradient ``[B, K, *s]`` of another score ``[B]`` of the same output."""
-        with torch.inference_mode(False), torch.enable_grad():
-            value = score(self.shared.captured.logits)
-        return self.shared.captured.gradients(value, [self.layer])[self.layer]
 
     def flag(self, name: str, where: Tensor, reason: str) -> None:
         """Flag the maps of samples ``where [B]`` (bool), with a reason in words."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from medxai.errors import ExplainError
 from medxai.explain.inputs import Inputs, as_inputs
 from medxai.explain.layout import Layout, find_layout
+from medxai.explain.modes import evaluation, module_named
 from medxai.explain.replay import ReplayPlan, replaying
 from medxai.explain.target import describe, select_output
 
@@ -144,7 +144,7 @@ def forward_split(
     captured: dict[str, Tensor] = {}
     layouts: dict[str, Layout] = {}
     counts: dict[str, int] = {}
-    hooked = {name: _named(run.network, name.partition("#")[0]) for name in names if name != INPUT}
+    hooked = {name: module_named(run.network, name.partition("#")[0]) for name in names if name != INPUT}
 
     def cut(name: str) -> Callable[..., Any]:
         wanted = int(name.partition("#")[2] or 0)
@@ -244,16 +244,6 @@ def infer(forward: Forward, inputs: Inputs) -> Tensor:
         return select_output(inputs.call(forward.network), forward.output)
 
 
-def _named(network: nn.Module, name: str) -> nn.Module:
-    modules: dict[str, nn.Module] = dict(network.named_modules())
-    if name not in modules or not name:
-        near = get_close_matches(name, modules, n=3)
-        hint = f"; nearest names: {', '.join(near)}" if near else ""
-        msg = f"the network has no layer {name!r}{hint}"
-        raise ExplainError(msg)
-    return modules[name]
-
-
 def check_layer(network: nn.Module, layer: str) -> None:
     """Reject a layer name the network does not have.
 
@@ -261,19 +251,7 @@ def check_layer(network: nn.Module, layer: str) -> None:
         ExplainError: with the nearest names.
     """
     if layer != INPUT:
-        _named(network, layer.partition("#")[0])
-
-
-@contextmanager
-def evaluation(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time being; every module's own mode is restored."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+        module_named(network, layer.partition("#")[0])
 
 
 @contextmanager

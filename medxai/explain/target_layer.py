@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from medxai.errors import ExplainError
 from medxai.explain.inputs import Inputs, as_inputs
 from medxai.explain.layout import Layout, find_layout
+from medxai.explain.modes import evaluation
 from medxai.explain.split import Forward, infer
 from medxai.explain.target import select_output
 
@@ -133,10 +134,8 @@ def _token_layer(run: Forward, inputs: Inputs, calls: dict[str, int], tokens: Se
         return hook
 
     handles = [modules[name].register_forward_hook(keep(name)) for name in {event.name for event in norms}]
-    training = [module for module in run.network.modules() if module.training]
-    run.network.eval()
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with evaluation(run.network), torch.inference_mode(False), torch.enable_grad():
             leaf = inputs.x.detach().clone().requires_grad_()
             output = select_output(inputs.replace(leaf).call(run.network), run.output)
             names = [f"{event.name}#{event.call}" for event in norms]
@@ -144,8 +143,6 @@ def _token_layer(run: Forward, inputs: Inputs, calls: dict[str, int], tokens: Se
     finally:
         for handle in handles:
             handle.remove()
-        for module in training:
-            module.training = True
     for event, gradient in reversed(list(zip(norms, gradients, strict=True))):
         if gradient is not None and bool(event.layout.to_grid(gradient).abs().max() > 0):
             return event.name if calls[event.name] == 1 else f"{event.name}#{event.call}"

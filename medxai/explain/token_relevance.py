@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 from medxai.errors import ExplainError
 from medxai.explain.attention import AttentionTape
 from medxai.explain.layout import Layout, find_layout
+from medxai.explain.modes import evaluation
 from medxai.explain.run import Run
-from medxai.explain.split import evaluation
 from medxai.explain.target import select_output
 
 _ACTIVATIONS = {functional.gelu, functional.silu, functional.mish, functional.hardswish, Tensor.sigmoid, torch.sigmoid}

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-from functools import cache
-from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from medxai.errors import ExplainError
+from medxai.explain.plugins import Plugins
 
 if TYPE_CHECKING:
     from medxai.explain.masking.operator import Operator
 
-_FOLDER = Path(__file__).parent / "operators"
+_OPERATORS = Plugins("medxai.explain.masking.operators", "masking operator")
 
 
-@cache
 def operator_names() -> tuple[str, ...]:
-    """Names of all operators, from the files; nothing is imported."""
-    return tuple(sorted(path.stem for path in _FOLDER.glob("*.py") if path.stem != "__init__"))
+    """Names of all operators; nothing is imported."""
+    return _OPERATORS.names
 
 
 def get_operator(name: str) -> Operator:
@@ -28,9 +23,4 @@ def get_operator(name: str) -> Operator:
     Raises:
         ExplainError: unknown name; the message lists the nearest ones.
     """
-    if name not in operator_names():
-        near = get_close_matches(str(name).lower().replace("-", "_"), operator_names(), n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}? " if near else ""
-        msg = f"unknown masking operator {name!r}; {hint}known: {', '.join(operator_names())}"
-        raise ExplainError(msg)
-    return cast("Operator", import_module(f"medxai.explain.masking.operators.{name}"))
+    return cast("Operator", _OPERATORS.load(name))

@@ -10,7 +10,7 @@ import torch
 from medxai.errors import ExplainError
 from medxai.explain.attention import attend, head_reads
 from medxai.explain.method import MethodInfo
-from medxai.explain.split import evaluation
+from medxai.explain.modes import evaluation
 from medxai.explain.target import select_output
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from medxai.explain.method import MethodInfo
+from medxai.explain.modes import evaluation
 from medxai.explain.relevance_mode import RelevanceMode, passed
 from medxai.explain.relevance_rules import COMPOSITES, make_composite
-from medxai.explain.split import evaluation
 from medxai.explain.target import select_output
 
 if TYPE_CHECKING:
