@@ -105,7 +105,7 @@ def maps_3d() -> list[Entry]:
         def ours(method: str = method) -> object:
             return explain(network, x, methods=method, classes=1, layers=LAYER)
 
-        entries.append(of_runs(f"{method}_3d_over_floor", paired(ours, least), "ratio", 1.05, "lower", _FLOOR_3D))
+        entries.append(of_runs(f"{method}_3d_over_floor", paired(ours, least, 31), "ratio", 1.05, "lower", _FLOOR_3D))
     return entries
 
 
@@ -169,7 +169,7 @@ def sliding_window() -> list[Entry]:
         return explain_study(bundle, network, study, prepared, options)
 
     against = f"{count} windows times the floor of one, map fused and taken back included; DenseNet121-3D"
-    return [of_runs("sliding_window_over_floor", paired(ours, floors, 3), "ratio", 1.1, "lower", against)]
+    return [of_runs("sliding_window_over_floor", paired(ours, floors, 5), "ratio", 1.1, "lower", against)]
 
 
 def volume(size: int) -> tuple[Any, Any, Any]:

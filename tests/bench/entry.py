@@ -71,7 +71,7 @@ def save(entries: dict[str, Entry], folder: Path, notes: Sequence[str]) -> None:
     """Write ``benchmarks.json`` and ``benchmarks.md``."""
     ordered = list(entries.values())
     rounded = [
-        {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(entry).items()}
+        {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in asdict(entry).items()}
         for entry in ordered
     ]
     (folder / "benchmarks.json").write_text(json.dumps(rounded, indent=1) + "\n")
