@@ -168,7 +168,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = load_settings(options.config, {"output": options.output} if options.output else None)
-        from medxai.cli import log_to_stderr, print_rows, progress
+        from medxai.cli import log_to_stderr, print_rows
+        from medxai.cli_progress import progress
 
         log_to_stderr()
         with progress() as step:

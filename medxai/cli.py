@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medxai import __version__
+from medxai.cli_progress import progress
+from medxai.cli_trust import trust_app
 from medxai.errors import MedxaiError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(help="Look at model bundles, and compile them for this machine.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(trust_app, name="trust")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -323,24 +324,3 @@ def print_rows(rows: list[JobRow], out: Path | None) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     if out is not None and any(row.state == "quarantined" for row in rows):
         typer.secho(f"reasons and files of the studies put aside: {out / 'quarantine'}", err=True, fg="yellow")
-
-
-@contextmanager
-def progress() -> Iterator[Step]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("start", total=None)
-
-        def step(text: str, done: int, total: int) -> None:
-            bar.update(task, description=text, completed=done, total=total)
-
-        yield step
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Step = Callable[[str, int, int], None]

@@ -90,3 +90,9 @@ class WorklistError(MedxaiError):
     """The worklist is in a state that forbids the operation."""
 
     code = "worklist"
+
+
+class TrustError(MedxaiError):
+    """A map cannot be judged: no truth to compare with, no cases to learn thresholds from."""
+
+    code = "trust"

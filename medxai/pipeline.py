@@ -22,7 +22,7 @@ from medxai.ingest.read import read_study
 from medxai.records.worklist import JobIdentity, JobRow
 from medxai.session import Session
 from medxai.settings import Destination, RunSettings
-from medxai.study import Manifest, OutputFile, Result, SourceFiles, Study
+from medxai.study import Manifest, OutputFile, Result, SourceFiles, Study, TrustReport
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,8 @@ def analyse(session: Session, source: SourceFiles, identity: JobIdentity, progre
     from medxai.explain.store import save_analysis
     from medxai.explain.study_map import ExplainOptions, explain_study
     from medxai.prepare.prepare import prepare
+    from medxai.trust.gate.assess import assess_study
+    from medxai.trust.gate.verdict import read_calibration
 
     path = session.work_path(source.key, identity)
     if analysis_valid(path):
@@ -127,10 +129,16 @@ def analyse(session: Session, source: SourceFiles, identity: JobIdentity, progre
     try:
         with session.lock:
             prediction, explanations = explain_study(session.bundle, session.network, study, prepared, options, step)
+            trust: tuple[TrustReport, ...] = ()
+            if settings.trust == "fast":
+                calibration = read_calibration(session.bundle.path)
+                trust = assess_study(
+                    session.bundle, session.network, study, prepared, prediction, explanations, options, calibration
+                )
     except MedxaiError as error:
         raise error.about(source.key) from error
     _sweep(path.parent, f".{path.name}.*")
-    save_analysis(path, prediction, explanations)
+    save_analysis(path, prediction, explanations, trust)
     write_text(path.with_suffix(".sha256"), sha256_file(path))
     return path
 
@@ -149,12 +157,13 @@ def export(session: Session, source: SourceFiles, analysis: Path) -> Manifest:
     """
     from medxai.explain.store import load_analysis
     from medxai.export.registry import export_all
+    from medxai.trust.gate.verdict import describe
 
     study = session.decoded.pop(source.key, None) or _study(session, source)
-    prediction, explanations = load_analysis(analysis, study, session.bundle)
+    prediction, explanations, trust = load_analysis(analysis, study, session.bundle)
     intensity = session.bundle.spec.preparation.intensity
     window = (intensity.low, intensity.high) if intensity.kind == "window" else None
-    result = Result(study, prediction, explanations, session.config_sha256, created(study), window)
+    result = Result(study, prediction, explanations, session.config_sha256, created(study), window, trust)
     folder = session.folder(source.key)
     _sweep(folder.parent, f".{source.key}.*")
     outputs = export_all(result, folder, session.settings.export)
@@ -178,6 +187,7 @@ def export(session: Session, source: SourceFiles, analysis: Path) -> Manifest:
                 "flags": sorted(item.flags),
                 "reason": item.reason,
                 "maximum": float(item.map.max(initial=0.0)),
+                "trust": describe(result.trust_of(item)),
             }
             for item in explanations
         ),

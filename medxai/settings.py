@@ -36,6 +36,7 @@ class ExportOptions(_Frozen):
             proportionally more transparent.
         picture_slices: slices shown in the mosaic.
         page_pixels: longest side in pixels of a slice in the HTML page.
+        send_withheld: write maps whose trust gate says ``withheld`` as objects all the same, labelled as such.
     """
 
     formats: tuple[Role, ...] = ROLES
@@ -48,6 +49,7 @@ class ExportOptions(_Frozen):
     overlay_opacity: float = Field(default=0.8, gt=0.0, le=1.0)
     picture_slices: int = Field(default=12, ge=1, le=48)
     page_pixels: int = Field(default=384, ge=128, le=1024)
+    send_withheld: bool = False
 
     @field_validator("bands")
     @classmethod
@@ -108,6 +110,7 @@ class RunSettings(_Frozen):
         modality: DICOM modality to assume for NIfTI files, which store none.
         force: analyse although the body part differs from what the bundle was trained on.
         stability: repeat the strongest window with slight noise and flag maps that change.
+        trust: ``fast`` judges every map in at most ten forwards of its most decisive window; ``no`` does not.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``float32``, or ``bfloat16`` autocast on devices that profit.
         prepared: run the compiled form of the bundle (``medxai bundle prepare``) in this precision where it is there
@@ -135,6 +138,7 @@ class RunSettings(_Frozen):
     modality: str | None = None
     force: bool = False
     stability: bool = True
+    trust: Literal["fast", "no"] = "fast"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     prepared: Literal["no", "float32", "bfloat16"] = "no"

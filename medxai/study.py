@@ -24,6 +24,7 @@ Affine = npt.NDArray[np.float64]
 Axes = Literal["HW", "DHW", "THW"]
 SourceKind = Literal["dicom", "nifti", "picture", "video"]
 Flag = Literal["empty", "unstable", "class_agnostic"]
+Verdict = Literal["supported", "limited", "withheld"]
 
 
 def image_affine(row_mm: float = 1.0, column_mm: float = 1.0) -> Affine:
@@ -196,6 +197,33 @@ class Explanation:
         return self.map if top <= 0 else (self.map / np.float32(top)).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class TrustReport:
+    """What was measured of one explanation, and what follows for showing it.
+
+    Attributes:
+        verdict: ``supported`` (passes), ``limited`` (shown with its limits), ``withheld`` (not sent as a map).
+        reasons: in words, the weightiest first; never empty unless supported.
+        figures: measured values by name (`medxai.trust.gate.figures.FIGURES`); NaN where one is not defined.
+        index: 0..1, larger for explanations like the genuine ones of the calibration; NaN without one.
+        limited_below: index below which the verdict is at most limited.
+        withheld_below: index below which the map is withheld.
+        calibration: hash of the calibration, empty when the bundle has none.
+        masking: operators the figures were measured with.
+        forwards: images sent through the network for it.
+    """
+
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
+    index: float = float("nan")
+    limited_below: float = float("nan")
+    withheld_below: float = float("nan")
+    calibration: str = ""
+    masking: tuple[str, ...] = ()
+    forwards: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """All that exporters need: the study, the decision, its explanations and how they were made.
@@ -209,6 +237,7 @@ class Result:
             choose theirs after it.
         created: ISO 8601 date and time of the source acquisition or, when unknown, a fixed date, so that
             outputs are a function of inputs alone.
+        trust: one report for each explanation, or none when they were not judged.
     """
 
     study: Study
@@ -217,6 +246,14 @@ class Result:
     config_sha256: str
     created: str
     model_window: tuple[float, float] | None = None
+    trust: tuple[TrustReport, ...] = ()
+
+    def trust_of(self, explanation: Explanation) -> TrustReport | None:
+        """The report of one of the explanations; None when they were not judged."""
+        for item, report in zip(self.explanations, self.trust, strict=False):
+            if item is explanation:
+                return report
+        return None
 
     @property
     def identity(self) -> tuple[str, str, str]:

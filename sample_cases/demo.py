@@ -113,7 +113,7 @@ def lesion_hits(folder: Path, truth: dict[str, Any], source: str) -> list[Hit]:
 
 def _phantoms(console: Console) -> bool:
     from flows.explain_batch import explain_batch
-    from medxai.cli import progress
+    from medxai.cli_progress import progress
     from medxai.pipeline import find_studies
     from medxai.settings import load_settings
 

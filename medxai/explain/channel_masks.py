@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from medxai.explain.enlarge import scaled_masks
 from medxai.explain.masking.masker import Masker, check_operator, check_score, read_score
-from medxai.explain.resize import resize
 
 if TYPE_CHECKING:
     from medxai.explain.run import Run
@@ -101,11 +101,7 @@ class ChannelMasks:
 
     def masks(self, rows: Tensor, channels: Tensor) -> Tensor:
         """Masks ``[N, *S]`` in 0..1 of the maps ``channels[i]`` of samples ``rows[i]``."""
-        large = resize(self.maps[rows, channels], self._run.spatial)
-        flat = large.flatten(1)
-        low, high = flat.amin(1), flat.amax(1)
-        shape = (-1, *[1] * (large.ndim - 1))
-        return (large - low.view(shape)) / (high - low).clamp_min(1e-12).view(shape)
+        return scaled_masks(self.maps[rows, channels], self._run.spatial)
 
     def combine(self, scores: Tensor) -> Tensor:
         """Map ``[B, *s]`` of weighted channels; the largest weight goes into the report.

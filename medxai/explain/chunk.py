@@ -18,8 +18,15 @@ _SHARE, _CEILING = 0.25, 1 << 30
 def plan_chunk(forward: Forward, inputs: Inputs) -> int:
     """Samples per forward so that the widest layer stays within a quarter of the free memory, at most 1 GiB.
 
-    Costs one inference of one sample, whose largest input-plus-output of a layer is measured.
+    Costs one inference of one sample, whose largest input-plus-output of a layer is measured. A prepared network
+    keeps its memory within its own batches, so that only masks and images count: full batches then, and nothing to
+    measure.
     """
+    budget = min(_CEILING, _SHARE * _free(inputs.x.device))
+    prepared = forward.prepared_for(inputs)
+    if prepared is not None:
+        batch, image = prepared.manifest.batch, inputs.x[:1].numel() * inputs.x.element_size()
+        return int(max(1, min(_LARGEST, budget // (4 * image)) // batch)) * batch
     widest = 0
 
     def watch(_module: nn.Module, given: Any, output: Any) -> None:
@@ -34,7 +41,6 @@ def plan_chunk(forward: Forward, inputs: Inputs) -> int:
     finally:
         for handle in handles:
             handle.remove()
-    budget = min(_CEILING, _SHARE * _free(inputs.x.device))
     return int(max(1, min(_LARGEST, budget // max(widest, 1))))
 
 

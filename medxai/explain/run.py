@@ -14,7 +14,7 @@ from medxai.errors import ExplainError
 from medxai.explain.chunk import plan_chunk
 from medxai.explain.inputs import Inputs
 from medxai.explain.progress import Meter
-from medxai.explain.split import INPUT, Captured, Forward, forward_split, infer
+from medxai.explain.split import INPUT, Captured, Forward, forward_split, infer_versions
 
 if TYPE_CHECKING:
     from medxai.explain.target import Target
@@ -152,7 +152,7 @@ class Run:
         """
         parts = []
         for piece, which in self.chunks(x, rows):
-            parts.append(infer(self.shared.forward, self.shared.inputs.replace(piece, which)).float())
+            parts.append(infer_versions(self.shared.forward, self.shared.inputs, piece, which).float())
             self.meter.advance(len(piece))
         return torch.cat(parts)
 

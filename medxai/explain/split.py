@@ -206,7 +206,7 @@ def forward_split(
 def _behind_stem(
     run: Forward, prepared: Prepared, inputs: Inputs, *, graph: bool
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Layout]]:
-    """Prepared layers up to the target, the network's own from there on."""
+    """Prepared layers up to the target, the network's own from there on; without a graph all of it prepared."""
     layer = prepared.layer
     with torch.inference_mode(False), torch.no_grad():
         values = prepared.stem(inputs.x)
@@ -215,8 +215,10 @@ def _behind_stem(
     if layout is None:
         msg = f"layer {layer!r} returns no spatial feature map but {describe(leaf)}"
         raise ExplainError(msg)
+    if not graph:
+        return prepared.whole(inputs.x), {layer: leaf}, {layer: layout}
     replay = replaying(run.network, run.plan, {**values, layer: leaf})
-    with torch.inference_mode(False), torch.set_grad_enabled(graph), replay:
+    with torch.inference_mode(False), torch.enable_grad(), replay:
         output = select_output(inputs.call(run.network), run.output)
     return output, {layer: leaf}, {layer: layout}
 
@@ -242,6 +244,21 @@ def infer(forward: Forward, inputs: Inputs) -> Tensor:
         _precision(inputs.x, forward.autocast),
     ):
         return select_output(inputs.call(forward.network), forward.output)
+
+
+def infer_versions(forward: Forward, inputs: Inputs, images: Tensor, rows: Tensor) -> Tensor:
+    """As `infer`, for other images ``[N, C, *S]``; row i is a version of sample ``rows[i]`` of `inputs`.
+
+    A prepared network computes only what differs from the sample, where that is less.
+    """
+    prepared = forward.prepared_for(inputs)
+    if prepared is None or not prepared.fits(images):
+        return infer(forward, inputs.replace(images, rows))
+    order, counts = torch.unique_consecutive(rows, return_counts=True)
+    pieces = torch.split(images, counts.tolist())
+    return torch.cat(
+        [prepared.changed(inputs.x[row], piece) for row, piece in zip(order.tolist(), pieces, strict=True)]
+    )
 
 
 def check_layer(network: nn.Module, layer: str) -> None:

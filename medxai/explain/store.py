@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,18 @@ from medxai.errors import ExplainError
 from medxai.files import atomic_path
 from medxai.predict.bundle import Bundle
 from medxai.prepare.grid import plan_grid
-from medxai.study import Explanation, Prediction, Study
+from medxai.study import Explanation, Prediction, Study, TrustReport
 
-_FORMAT = 1
+_FORMAT = 2
 
 
-def save_analysis(path: Path, prediction: Prediction, explanations: tuple[Explanation, ...]) -> Path:
-    """Write prediction and maps (layer grid and input grid) to one ``.npz``, atomically.
+def save_analysis(
+    path: Path,
+    prediction: Prediction,
+    explanations: tuple[Explanation, ...],
+    trust: tuple[TrustReport, ...] = (),
+) -> Path:
+    """Write prediction, maps (layer grid and input grid) and their trust reports to one ``.npz``, atomically.
 
     The map on the original grid is left out: it follows exactly from the input grid.
     """
@@ -46,6 +52,7 @@ def save_analysis(path: Path, prediction: Prediction, explanations: tuple[Explan
             }
             for item in explanations
         ],
+        "trust": [asdict(report) for report in trust],
     }
     for i, item in enumerate(explanations):
         arrays[f"raw_{i}"] = item.raw
@@ -56,7 +63,9 @@ def save_analysis(path: Path, prediction: Prediction, explanations: tuple[Explan
     return path
 
 
-def load_analysis(path: Path, study: Study, bundle: Bundle) -> tuple[Prediction, tuple[Explanation, ...]]:
+def load_analysis(
+    path: Path, study: Study, bundle: Bundle
+) -> tuple[Prediction, tuple[Explanation, ...], tuple[TrustReport, ...]]:
     """Read what `save_analysis` wrote and place the maps in `study` again.
 
     Raises:
@@ -102,4 +111,8 @@ def load_analysis(path: Path, study: Study, bundle: Bundle) -> tuple[Prediction,
         )
         for i, item in enumerate(header["explanations"])
     )
-    return prediction, explanations
+    trust = tuple(
+        TrustReport(**(item | {"reasons": tuple(item["reasons"]), "masking": tuple(item["masking"])}))
+        for item in header["trust"]
+    )
+    return prediction, explanations, trust

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 
 from medxai.errors import ExplainError
 from medxai.explain.registry import get_method
 from medxai.settings import ExportOptions
-from medxai.study import Explanation, Result
+from medxai.study import Explanation, Result, TrustReport
 
 #: The sentence that every picture and object carries.
 NOTICE = "AI explanation, not for diagnosis"
@@ -47,6 +48,18 @@ def method_title(method: str) -> str:
         return get_method(method).INFO.title
     except ExplainError:  # a stored result of a method that this version no longer has
         return method
+
+
+def is_hidden(report: TrustReport | None, options: ExportOptions) -> bool:
+    """True for a map that pictures show without its overlay: the gate withholds it and nobody asked otherwise."""
+    return report is not None and report.verdict == "withheld" and not options.send_withheld
+
+
+def trust_line(report: TrustReport) -> str:
+    """The verdict in one line, with its index where it was calibrated and its first reason where there is one."""
+    words = {"supported": "Trust: supported", "limited": "Trust: LIMITED", "withheld": "MAP WITHHELD"}[report.verdict]
+    index = "" if math.isnan(report.index) else f" (index {report.index:.2f})"
+    return words + index + (f": {report.reasons[0]}" if report.reasons else "")
 
 
 def uid_name(uid: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,12 @@ import numpy.typing as npt
 from medxai import __version__
 from medxai.export.colours import FLOOR, alpha, heat, table
 from medxai.export.display import View, evidence_curve, frames, plane, rgb_plane, view_of, window_of
-from medxai.export.naming import NOTICE, chosen, method_title, percent, uid_name
+from medxai.export.naming import NOTICE, chosen, is_hidden, method_title, percent, uid_name
 from medxai.export.provenance import cell_text, peak
 from medxai.files import write_text
 from medxai.settings import ExportOptions
-from medxai.study import Explanation, Result
+from medxai.study import Explanation, Result, TrustReport
+from medxai.trust.gate.figures import FIGURES
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -87,6 +89,7 @@ def context(result: Result, options: ExportOptions, objects: list[dict[str, Any]
             for i in order
         ],
         "explanations": [_describe(explanation, result) for explanation in maps],
+        "hidden": any(is_hidden(result.trust_of(explanation), options) for explanation in maps[:1]),
         "what": "frame" if volume.axes == "THW" else "slice",
         "total": frames(volume),
         "view": view,
@@ -112,7 +115,25 @@ def _describe(explanation: Explanation, result: Result) -> dict[str, Any]:
         "reason": explanation.reason,
         "parameters": ", ".join(f"{k} = {v}" for k, v in sorted(explanation.parameters.items())),
         "decided": explanation.class_index == result.prediction.index,
+        "trust": _trust(result.trust_of(explanation)),
     }
+
+
+def _trust(report: TrustReport | None) -> dict[str, Any] | None:
+    """Verdict, reasons and figures of one map for the template."""
+    if report is None:
+        return None
+    index = "" if math.isnan(report.index) else f"{report.index:.2f}"
+    limits = f"limited below {report.limited_below:.2f}, withheld below {report.withheld_below:.2f}" if index else ""
+    figures = [
+        (
+            figure.title,
+            "not defined" if math.isnan(value := report.figures.get(figure.name, math.nan)) else f"{value:.3g}",
+        )
+        for figure in FIGURES
+    ]
+    return {"verdict": report.verdict, "reasons": report.reasons, "index": index, "limits": limits, "figures": figures,
+            "masking": " and ".join(report.masking)}  # fmt: skip
 
 
 def _viewer_data(result: Result, maps: tuple[Explanation, ...], view: View, options: ExportOptions) -> dict[str, Any]:

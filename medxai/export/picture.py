@@ -11,7 +11,7 @@ import numpy as np
 from medxai.export.colours import UInt8, blend
 from medxai.export.display import View, evidence_curve, frames, plane, rgb_plane, spread, view_of, window_of
 from medxai.export.lettering import AMBER, FAINT, GROUND, INK, bar, write_text
-from medxai.export.naming import NOTICE, chosen, method_title, percent, stem
+from medxai.export.naming import NOTICE, chosen, is_hidden, method_title, percent, stem, trust_line
 from medxai.export.provenance import cell_text
 from medxai.files import write_bytes
 from medxai.settings import ExportOptions
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ROLE = "picture"
 
-_EDGE, _GAP, _HEADER, _CAPTION, _SIDE = 28, 14, 118, 24, 84
+_EDGE, _GAP, _HEADER, _CAPTION, _SIDE = 28, 14, 136, 24, 84
 
 
 def applies(result: Result) -> str | None:
@@ -51,6 +51,8 @@ def mosaic(result: Result, explanation: Explanation, options: ExportOptions) -> 
 
     volume = result.study.volume
     values = explanation.normalised()
+    if is_hidden(result.trust_of(explanation), options):
+        values = np.zeros_like(values)
     curve = evidence_curve(volume, values)
     indices = spread(curve, options.picture_slices)
     view, window = view_of(volume), window_of(volume, result.model_window)
@@ -105,11 +107,15 @@ def _header(draw: ImageDraw, result: Result, explanation: Explanation, total: in
     write_text(draw, (end + 18, 26), percent(probability), 32, AMBER)
     if explanation.class_index != decided.index:
         text = f"evidence for this class; the decision is {decided.label} ({percent(decided.probability)})"
-        write_text(draw, (_EDGE, 92), text, 14, FAINT)
+        write_text(draw, (_EDGE, 111), text, 14, FAINT)
     cell = cell_text(result, explanation)
     line = f"{method_title(explanation.method)} at layer {explanation.layer}, one cell = {cell}"
     write_text(draw, (_EDGE, 69), line, 16, FAINT, room=total - 2 * _EDGE)
     _badge(draw, total - _EDGE, 28)
+    report = result.trust_of(explanation)
+    if report is not None:
+        colour = FAINT if report.verdict == "supported" else AMBER
+        write_text(draw, (_EDGE, 90), trust_line(report), 15, colour, room=total - 2 * _EDGE)
 
 
 def _badge(draw: ImageDraw, right: int, top: int) -> None:

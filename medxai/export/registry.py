@@ -7,6 +7,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -33,6 +34,9 @@ class Exporter(Protocol):
         ...
 
 
+#: Roles that put a map into a viewer as if it were data; what the gate withholds does not go there.
+_MAPS = frozenset({"parametric_map", "segmentation"})
+
 #: In the order of writing; the page comes last since it lists what the others wrote.
 EXPORTERS: tuple[Exporter, ...] = tuple(
     cast(Exporter, module) for module in (parametric_map, segmentation, secondary_capture, nifti, picture, page)
@@ -41,8 +45,29 @@ EXPORTERS: tuple[Exporter, ...] = tuple(
 
 def skipped(result: Result, options: ExportOptions) -> dict[str, str]:
     """Return the wanted roles that do not apply to a result, with the reason in words."""
-    reasons = {exporter.ROLE: exporter.applies(result) for exporter in EXPORTERS if exporter.ROLE in options.formats}
+    reasons = {}
+    for exporter in EXPORTERS:
+        if exporter.ROLE in options.formats:
+            passed = passing(result, exporter.ROLE, options)
+            reasons[exporter.ROLE] = exporter.applies(result) if passed.explanations else _withheld(result)
     return {role: reason for role, reason in reasons.items() if reason is not None}
+
+
+def passing(result: Result, role: str, options: ExportOptions) -> Result:
+    """The result with what the gate lets pass to a role: withheld maps become no data objects."""
+    if role not in _MAPS or options.send_withheld or not result.trust:
+        return result
+    kept = [i for i, report in enumerate(result.trust) if report.verdict != "withheld"]
+    return replace(
+        result,
+        explanations=tuple(result.explanations[i] for i in kept),
+        trust=tuple(result.trust[i] for i in kept),
+    )
+
+
+def _withheld(result: Result) -> str:
+    reasons = "; ".join(dict.fromkeys(reason for report in result.trust for reason in report.reasons))
+    return f"the trust gate withholds the map: {reasons}"
 
 
 def export_all(result: Result, folder: Path, options: ExportOptions) -> tuple[OutputFile, ...]:
@@ -74,7 +99,7 @@ def export_all(result: Result, folder: Path, options: ExportOptions) -> tuple[Ou
             if exporter.ROLE in reasons:
                 logger.info("%s: no %s: %s", key, exporter.ROLE, reasons[exporter.ROLE])
                 continue
-            for path in _write(exporter, result, workspace, options):
+            for path in _write(exporter, passing(result, exporter.ROLE, options), workspace, options):
                 name = path.relative_to(workspace).as_posix()
                 outputs.append(OutputFile(exporter.ROLE, name, sha256_file(path), path.stat().st_size))
     return tuple(sorted(outputs, key=lambda output: output.path))

@@ -12,7 +12,7 @@ from medxai import __version__
 from medxai.export.colours import UInt8, blend
 from medxai.export.display import View, frames, plane, rgb_plane, view_of, window_of
 from medxai.export.lettering import AMBER, FAINT, GROUND, INK, bar, wrap, write_text
-from medxai.export.naming import NOTICE, ascii_text, method_title, percent, stem
+from medxai.export.naming import NOTICE, ascii_text, is_hidden, method_title, percent, stem, trust_line
 from medxai.export.placement import is_multi_frame, unplaced_reason
 from medxai.export.provenance import (
     IMPLEMENTATION_CLASS_UID,
@@ -81,6 +81,8 @@ def render(result: Result, explanation: Explanation, options: ExportOptions) -> 
 
     volume = result.study.volume
     values = explanation.normalised()
+    if is_hidden(result.trust_of(explanation), options):
+        values = np.zeros_like(values)
     window = window_of(volume, result.model_window)
     view = view_of(volume, as_stored=True)
     total = frames(volume)
@@ -89,9 +91,10 @@ def render(result: Result, explanation: Explanation, options: ExportOptions) -> 
     margin = size * 4
     top = float(values.max(initial=0.0))
     what = "frame" if volume.axes == "THW" else "slice"
+    nothing = "no positive evidence" if not explanation.map.any() else "evidence not shown"
 
     def label(index: int, here: float) -> list[str]:
-        share = f"peak here {here:.2f}" if top > 0 else "no positive evidence"
+        share = f"peak here {here:.2f}" if top > 0 else nothing
         text = share if total == 1 else f"{what} {index + 1} of {total}, {share}"
         return wrap(text, size, columns + margin - 8)
 
@@ -125,8 +128,11 @@ def _frame(
     if explanation.class_index != decided.index:
         decision += f" (decided: {decided.label})"
     method = f"{method_title(explanation.method)} at {explanation.layer}, {decided.model}"
-    texts = [(text, colour) for words, colour in ((NOTICE, AMBER), (decision, INK), (method, FAINT))
-             for text in wrap(words, size, width)]  # fmt: skip
+    lines = [(NOTICE, AMBER), (decision, INK), (method, FAINT)]
+    report = result.trust_of(explanation)
+    if report is not None:
+        lines.insert(2, (trust_line(report), INK if report.verdict == "supported" else AMBER))
+    texts = [(text, colour) for words, colour in lines for text in wrap(words, size, width)]
     footer = (len(texts) + spare) * line + 8
     canvas = np.empty((rows + footer, columns + margin, 3), dtype=np.uint8)
     canvas[:] = GROUND

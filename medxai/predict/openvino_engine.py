@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from medxai.errors import BundleError
+from medxai.predict.short_convolution import shorten
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -173,22 +174,42 @@ class Engine:
         return self._compiled[key]
 
     def _compile(self, size: int, threads: int) -> Callable[[Tensor], list[Tensor]]:
-        core = openvino().Core()
-        model = core.read_model(self._graph, self._weights)
-        model.reshape({0: [size, *self.shape]})
-        options = {
-            "INFERENCE_NUM_THREADS": threads,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
-        }
-        request = core.compile_model(model, "CPU", options).create_infer_request()
+        return build(fix(self.read(), [size, *self.shape]), self.precision, threads)
 
-        def run(x: Tensor) -> list[Tensor]:
-            results = request.infer({0: x.numpy()}, share_inputs=True, share_outputs=True)
-            # The memory of the results is used again by the next call.
-            return [torch.from_numpy(np.array(results[i], dtype=np.float32)) for i in range(len(results))]
+    def read(self) -> Any:
+        """A fresh model of any batch size, to be changed freely."""
+        return openvino().Core().read_model(self._graph, self._weights)
 
-        return run
+
+def fix(model: Any, shape: Sequence[int]) -> Any:
+    """Give a model's input a fixed shape; what asked for it far behind the input becomes a constant."""
+    openvino()
+    from openvino.passes import ConstantFolding, Manager
+
+    model.reshape({0: list(shape)})
+    folding = Manager()
+    folding.register_pass(ConstantFolding())
+    folding.run_passes(model)
+    return model
+
+
+def build(model: Any, precision: Precision, threads: int) -> Callable[[Tensor], list[Tensor]]:
+    """Compile a model of fixed shape for the CPU; returns what runs it, one call at a time."""
+    if precision == "float32":
+        shorten(openvino(), model)
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+    }
+    request = openvino().Core().compile_model(model, "CPU", options).create_infer_request()
+
+    def run(x: Tensor) -> list[Tensor]:
+        results = request.infer({0: x.numpy()}, share_inputs=True, share_outputs=True)
+        # The memory of the results is used again by the next call.
+        return [torch.from_numpy(np.array(results[i], dtype=np.float32)) for i in range(len(results))]
+
+    return run
 
 
 def split_batch(count: int, batch: int) -> list[tuple[int, int]]:

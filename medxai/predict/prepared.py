@@ -26,7 +26,9 @@ from medxai.errors import BundleError
 from medxai.files import write_bytes
 from medxai.identity import sha256_text
 from medxai.predict.bundle import SHIPPED
+from medxai.predict.local_changes import LocalChanges
 from medxai.predict.openvino_engine import Engine, Precision, openvino, processor_runs
+from medxai.predict.short_convolution import VERSION
 
 if TYPE_CHECKING:
     from medxai.predict.bundle import AllowList, Bundle
@@ -126,6 +128,25 @@ class Prepared:
         """
         return self._whole(x)[0]
 
+    def changed(self, clean: Tensor, images: Tensor) -> Tensor:
+        """As `whole`, for versions of one image; where they differ from it in a small region, in less time.
+
+        Args:
+            clean: ``[C, *S]`` the image.
+            images: ``[N, C, *S]`` its versions, any dtype.
+
+        Raises:
+            BundleError: the images have another shape than prepared.
+        """
+        if tuple(images.shape[1:]) != self.manifest.shape or len(images) < 2:
+            return self.whole(images)
+        given = images.detach().to("cpu", torch.float32).contiguous()
+        if clean.dtype == torch.float32:
+            logits = self._local(clean.detach(), given, self.whole)
+            if logits is not None:
+                return logits
+        return self.whole(given)
+
     def describe(self) -> dict[str, Any]:
         """JSON-serialisable: what was prepared, for which machine, and what was measured then."""
         described = self.manifest.model_dump(mode="json", exclude={"plan"})
@@ -138,6 +159,11 @@ class Prepared:
     @cached_property
     def _whole(self) -> Engine:
         return self._engine("whole")
+
+    @cached_property
+    def _local(self) -> LocalChanges:
+        m = self.manifest
+        return LocalChanges(self._whole.read, m.shape, m.batch, m.precision)
 
     def _engine(self, kind: str) -> Engine:
         m = self.manifest
@@ -231,12 +257,12 @@ def processor_sha256() -> str:
 
 
 def backend_version() -> str:
-    """``openvino`` and its version.
+    """``openvino`` and its version, and that of the products put in place of its convolutions.
 
     Raises:
         BundleError: it is not installed.
     """
-    return f"openvino {openvino().__version__.split('-')[0]}"
+    return f"openvino {openvino().__version__.split('-')[0]}, short convolutions {VERSION}"
 
 
 def _read(path: Path) -> bytes:

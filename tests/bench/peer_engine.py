@@ -37,10 +37,22 @@ def explain(model: Any, x: Any, target_layer: str, class_idx: int, method: str, 
 def explain_prepared(model: Any, x: Any, target_layer: str, class_idx: int, method: str) -> Any:
     """The same through the prepared network; preparing is not timed, as it is stored beside the weights."""
     if id(model) not in _PREPARED:
-        from medxai.explain.preparing import prepare
-        from medxai.predict.prepared import network_sha256
-
-        digest = network_sha256(model)[:12]
         _PREPARED.clear()
-        _PREPARED[id(model)] = prepare(model, x[:1], target_layer, STORE / digest, batch=8)
+        _PREPARED[id(model)] = _prepared(model, x[:1], target_layer)
     return explain(model, x, target_layer, class_idx, method, _PREPARED[id(model)])
+
+
+def _prepared(model: Any, x: Any, target_layer: str) -> Any:
+    from medxai.explain.preparing import prepare
+    from medxai.identity import sha256_file
+    from medxai.predict.bundle import AllowList
+    from medxai.predict.prepared import MANIFEST, allowed_name, load_prepared, network_sha256
+
+    digest = network_sha256(model)
+    folder = STORE / f"{digest[:12]}-{target_layer}"
+    if (folder / MANIFEST).exists():
+        allow = AllowList({allowed_name("network"): (sha256_file(folder / MANIFEST),)})
+        found = load_prepared(folder, allow, name="network", sha256=digest)
+        if found is not None:
+            return found
+    return prepare(model, x, target_layer, folder, batch=8 if x.ndim == 5 and x.shape[-1] > 64 else 16)

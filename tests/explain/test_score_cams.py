@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from monai.networks import nets
 from torch import nn
 from torch.nn import functional
 
 from medxai.errors import ExplainError
 from medxai.explain import explain
+from medxai.explain.enlarge import scaled_masks
 from medxai.explain.registry import make_options
+from medxai.explain.resize import resize
 from tests.explain.perturbed import Constant, Pooled, state
 
 SHAPES = {2: (2, 1, 12, 18), 3: (2, 1, 8, 12, 10)}
@@ -193,3 +197,27 @@ def test_options_are_checked() -> None:
     ):  # fmt: skip
         with pytest.raises(ExplainError, match=f"options of {method}"):
             make_options(method, values)
+
+
+@given(
+    cells=st.tuples(st.integers(1, 7), st.integers(1, 6), st.integers(1, 5)),
+    dims=st.sampled_from([2, 3]),
+    factor=st.integers(1, 9),
+    extra=st.integers(0, 5),
+    seed=st.integers(0, 99),
+)
+def test_masks_are_enlarged_then_scaled(cells: tuple[int, ...], dims: int, factor: int, extra: int, seed: int) -> None:
+    small = cells[:dims]
+    size = [cell * factor + extra for cell in small]
+    maps = torch.randn(3, *small, generator=torch.Generator().manual_seed(seed))
+    large = resize(maps, size)
+    low, high = large.flatten(1).amin(1), large.flatten(1).amax(1)
+    shape = (-1, *[1] * dims)
+    expected = (large - low.view(shape)) / (high - low).clamp_min(1e-12).view(shape)
+    steady = (high - low > 1e-3).view(shape)
+    got = scaled_masks(maps, size)
+    torch.testing.assert_close(torch.where(steady, got, 0), torch.where(steady, expected, 0), rtol=0, atol=1e-4)
+
+
+def test_a_constant_map_makes_an_empty_mask() -> None:
+    assert not scaled_masks(torch.full((2, 3, 4), 7.5), (9, 8)).any()

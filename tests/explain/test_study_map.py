@@ -15,7 +15,7 @@ from medxai.explain.store import load_analysis, save_analysis
 from medxai.explain.study_map import ExplainOptions, explain_study
 from medxai.prepare.prepare import Prepared, prepare
 from medxai.prepare.spec import AffineIntensity, PreparationSpec
-from medxai.study import Study, Volume, image_affine
+from medxai.study import Study, TrustReport, Volume, image_affine
 from tests.test_geometry_proof import PlainBundle, Spotter, bundle
 
 BRIGHT = ExplainOptions(methods=("gradcam", "hirescam"), class_label="bright")
@@ -158,16 +158,18 @@ def test_stored_analysis_comes_back(tmp_path: Path) -> None:
     """What is read back equals what was computed, and another model's file is refused."""
     study, model = volume_study((20, 40, 44)), bundle((8, 16, 16))
     prediction, explanations = explain_study(model, Spotter().eval(), study, prepared_of(study, model), BRIGHT)
-    path = save_analysis(tmp_path / "a.npz", prediction, explanations)
+    trust = (TrustReport("limited", ("one", "two"), {"deletion": 0.5, "outside": float("nan")}, masking=("blur",)),)
+    path = save_analysis(tmp_path / "a.npz", prediction, explanations, trust)
     first = path.read_bytes()
-    again, loaded = load_analysis(path, study, model)
+    again, loaded, judged = load_analysis(path, study, model)
+    assert repr(judged) == repr(trust)  # NaN is not equal to itself
     assert again.labels == prediction.labels
     assert np.array_equal(again.probabilities, prediction.probabilities)
     for a, b in zip(explanations, loaded, strict=True):
         assert np.array_equal(a.map, b.map)
         assert np.array_equal(a.raw, b.raw)
         assert (a.method, a.layer, a.flags, a.reason, a.cell_mm) == (b.method, b.layer, b.flags, b.reason, b.cell_mm)
-    assert save_analysis(path, prediction, explanations).read_bytes() == first
+    assert save_analysis(path, prediction, explanations, trust).read_bytes() == first
     with pytest.raises(ExplainError, match="another model"):
         load_analysis(path, study, replace(model, sha256="0" * 64))
     path.write_bytes(first[:100])

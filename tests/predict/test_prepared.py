@@ -22,8 +22,8 @@ if find_spec("openvino") is None:
 from medxai.cli import app
 from medxai.errors import BundleError
 from medxai.explain import preparing
-from medxai.explain.preparing import Fidelity, compare, prepare
-from medxai.explain.replay import ReplayPlan
+from medxai.explain.preparing import Fidelity, Rounding, compare, measure_rounding, prepare
+from medxai.explain.replay import ReplayPlan, plan_replay
 from medxai.networks.densenet3d import TARGET_LAYER, SmallDenseNet3d
 from medxai.predict import prepared as module
 from medxai.predict.bundle import AllowList, load_bundle
@@ -200,10 +200,11 @@ def test_a_model_that_does_not_compile_is_not_used(stored: tuple[Path, Prepared]
     ("change", "precision", "said"),
     [
         ({}, "float32", None),
-        ({"map_error": 2e-4}, "float32", "relative error 2.0e-04"),
+        ({"map_error": 2e-4}, "float32", "relative error of the map 2.0e-04"),
         ({"stem_error": float("nan")}, "float32", "relative error"),
         ({"map_error": 1e-2, "correlation": 0.9991}, "bfloat16", None),
         ({"correlation": 0.9989}, "bfloat16", "correlate by 0.99890"),
+        ({"correlation": 0.9989}, "float32", "correlate by 0.99890"),
         ({"correlation": float("nan")}, "bfloat16", "correlate by nan"),
         ({"decisions": 0.5}, "bfloat16", "50% of the inputs are decided otherwise"),
     ],
@@ -211,6 +212,46 @@ def test_a_model_that_does_not_compile_is_not_used(stored: tuple[Path, Prepared]
 def test_limits_of_fidelity(change: dict[str, float], precision: str, said: str | None) -> None:
     refusal = replace(GOOD, **change).refusal(precision)  # type: ignore[arg-type]
     assert refusal is None if said is None else said in (refusal or "")
+
+
+@pytest.mark.parametrize(
+    ("error", "own", "said"),
+    [
+        (3e-3, 2e-3, None),  # two roundings, each 2e-3 from the truth
+        (5e-3, 2e-3, "relative error of the map 5.0e-03, allowed is 4.0e-03"),
+        (2e-4, 1e-6, "allowed is 1.0e-04"),
+        (1e-3, float("nan"), "relative error"),
+    ],
+)
+def test_nothing_need_be_nearer_than_rounding(error: float, own: float, said: str | None) -> None:
+    refusal = replace(GOOD, map_error=error).refusal("float32", Rounding(0.0, 0.0, own))
+    assert refusal is None if said is None else said in (refusal or "")
+
+
+class _Edge(torch.nn.Module):
+    """Beyond the layer lie units at zero up to rounding: their gradient is there or not."""
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.strength = strength
+        self.layer = torch.nn.Conv2d(1, 2, 1, bias=False)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.tensor([0.1, 1.0]).view(2, 1, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = self.layer(x)
+        edge = (a[:, :1] - self.layer.weight[0, 0] * x).relu()
+        score = (a[:, 1:] + self.strength * edge).flatten(1).sum(1)
+        return torch.stack([score, -score], 1)
+
+
+def test_rounding_of_a_unit_near_zero_is_found() -> None:
+    x = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.5
+    for strength, low, high in ((0.0, 0.0, 1e-6), (1.0, 1e-3, 10.0)):
+        network = _Edge(strength).eval()
+        found = measure_rounding(network, plan_replay(network, x, "layer"), x)
+        assert found.stem < 1e-6
+        assert low <= found.map < high
 
 
 def test_an_unfaithful_network_is_not_stored(

@@ -19,6 +19,7 @@ INFO = MethodInfo(
     family="score_cam",
     reference="Wang et al. 2020",
     passes="K F",
+    graph="none",
     repeats=True,
     caveat="with logits the softmax is often nearly one-hot (see max_weight); score=prob weights more evenly",
 )

@@ -1,0 +1,254 @@
+"""``medxai trust``: learn the thresholds of a bundle's gate, and read the verdicts of finished runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medxai.cli_progress import progress
+from medxai.errors import MedxaiError, TrustError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from medxai.predict.bundle import Bundle
+    from medxai.trust.gate.collect import Item
+    from medxai.trust.gate.verdict import Calibration
+
+trust_app = typer.Typer(
+    help="How far maps can be trusted: calibrate the gate, read its verdicts.", no_args_is_help=True
+)
+
+#: Columns of a table that say which cases belong together.
+_GROUPS = ("patient", "group", "duplicate_group")
+_COLOURS = {"supported": "green", "limited": "yellow", "withheld": "red"}
+
+
+@trust_app.command("calibrate")
+def calibrate(
+    bundle: Annotated[str, typer.Option("--bundle", "-b", help="Name of a shipped bundle, or a bundle folder.")],
+    data: Annotated[
+        list[Path], typer.Option("--data", "-d", help="Validation studies, none of them seen in training; repeatable.")
+    ],
+    method: Annotated[str, typer.Option("--method", "-m", help="Method whose maps are judged.")] = "gradcam",
+    groups: Annotated[
+        Path | None, typer.Option(help="CSV with path and patient (or group): cases of one patient stay together.")
+    ] = None,
+    false_alarm: Annotated[
+        float, typer.Option(min=0.001, max=0.5, help="Share of genuine maps that may be withheld.")
+    ] = 0.05,
+    limited: Annotated[
+        float, typer.Option(min=0.002, max=0.9, help="Share of genuine maps that may be limited or withheld.")
+    ] = 0.2,
+    most: Annotated[int, typer.Option(min=20, help="Cases at most, evenly spread over the data.")] = 200,
+    out: Annotated[Path | None, typer.Option(help="Write the thresholds here instead of into the bundle.")] = None,
+    allow: Annotated[Path | None, typer.Option(help="Allow-list (JSON): read for the bundle, then extended.")] = None,
+) -> None:
+    """Learn thresholds: genuine explanations against ones that are broken on purpose.
+
+    Maps of random weights, in random order, of the wrong class, of another patient, of permuted labels and of a
+    network that reads a marker must be caught; how many are is measured on cases that took no part in learning.
+    Stored in the bundle's configs the thresholds are part of its hash: the site has to allow the bundle again.
+    """
+    from medxai.files import write_text
+    from medxai.predict.bundle import AllowList, bundle_sha256, load_bundle
+    from medxai.session import quiet_libraries
+    from medxai.trust.gate.collect import collect
+    from medxai.trust.gate.figures import MASKING
+    from medxai.trust.gate.fit import calibrate as learn
+    from medxai.trust.gate.verdict import FILE
+
+    quiet_libraries()
+    trusted = AllowList.shipped()
+    if allow is not None and allow.exists():
+        trusted = trusted.joined(AllowList.read(allow))
+    loaded = load_bundle(bundle, trusted)
+    network = loaded.network()
+    with progress() as step:
+        items, failed = read_items(loaded, network, data, groups, most, step)
+        layer = loaded.spec.target_layer or _automatic(network, items)
+        cases, missing = collect(network, items, method=method, layer=layer, say=step)
+    found = learn(
+        cases,
+        bundle=loaded.name,
+        method=method,
+        masking=(MASKING[0], MASKING[1]),
+        false_alarm=false_alarm,
+        limited=limited,
+        data=", ".join(path.name for path in data),
+    )
+    print_calibration(found)
+    for reason, count in sorted(failed.items()):
+        typer.secho(f"{count} studies not used: {reason}", err=True, fg="yellow")
+    for kind, reason in missing.items():
+        typer.secho(f"no {kind}: {reason}", err=True, fg="yellow")
+    target = out or loaded.path / "configs" / FILE
+    write_text(target, found.model_dump_json(indent=1) + "\n")
+    typer.echo(f"stored in {target}")
+    if out is None:
+        digest = bundle_sha256(loaded.path)
+        if allow is not None:
+            AllowList.add(allow, loaded.name, digest)
+            typer.echo(f"allowed in {allow}")
+        else:
+            typer.echo(f'the bundle has changed; to use it, add to the allow-list: "{loaded.name}": ["{digest}"]')
+
+
+def _automatic(network: nn.Module, items: Sequence[Item]) -> str:
+    from medxai.explain.target_layer import find_target_layer
+
+    return find_target_layer(network, items[0].x)
+
+
+def read_items(
+    bundle: Bundle, network: nn.Module, data: Sequence[Path], groups: Path | None, most: int, step: Any
+) -> tuple[list[Item], dict[str, int]]:
+    """Decisive windows of the studies below `data`, and why others cannot be used.
+
+    Raises:
+        MedxaiError: a path or the table cannot be read, or not one study can be used.
+    """
+    from medxai.ingest.discover import discover
+    from medxai.ingest.read import read_study
+    from medxai.predict.infer import check_fit
+    from medxai.trust.gate.collect import make_item
+
+    table = read_groups(groups) if groups else {}
+    items: list[Item] = []
+    failed: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as workspace:
+        sources = discover(list(data), Path(workspace)).sources
+        if table:  # the rest of a folder may be masks and reports
+            sources = tuple(source for source in sources if any(_known(path, table) for path in source.files))
+        count = min(most, len(sources))
+        for number in range(count):
+            source = sources[number * len(sources) // count]
+            step("read", number, count)
+            try:
+                volume = read_study(source, bundle.spec.modalities[0]).volume
+                check_fit(bundle, volume)
+                patient = _known(source.files[0], table) or _patient(volume.source) or source.key
+                items.append(make_item(bundle, network, volume, patient))
+            except MedxaiError as error:
+                failed[error.reason] = failed.get(error.reason, 0) + 1
+    if not items:
+        msg = f"not one of {len(sources)} studies can be used: {next(iter(failed), 'there are none')}"
+        raise TrustError(msg)
+    return items, failed
+
+
+def read_groups(path: Path) -> dict[str, str]:
+    """End of a path -> patient or group, from a table.
+
+    Raises:
+        TrustError: it has other columns.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        msg = f"cannot be read as a table ({type(error).__name__})"
+        raise TrustError(msg, study=path.name) from error
+    column = next((name for name in _GROUPS if rows and name in rows[0]), None)
+    if column is None or "path" not in rows[0]:
+        msg = f"needs the columns path and one of {', '.join(_GROUPS)}"
+        raise TrustError(msg, study=path.name)
+    return {row["path"]: row[column] for row in rows}
+
+
+def _known(path: Path, table: dict[str, str]) -> str | None:
+    parts = path.parts
+    return next((table[name] for i in range(len(parts)) if (name := "/".join(parts[i:])) in table), None)
+
+
+def _patient(source: Sequence[Any]) -> str | None:
+    """A pseudonym of the patient, so that two studies of one stay together."""
+    from medxai.identity import sha256_text
+
+    identifier = str(source[0].get("PatientID", "") or "") if source else ""
+    return sha256_text(identifier)[:12] if identifier else None
+
+
+def print_calibration(found: Calibration) -> None:
+    """Print what is caught at which price."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"{found.bundle}, {found.method}: {found.cases} cases of {found.patients} patients; "
+        f"allowed false alarms {found.false_alarm:.0%}"
+    )
+    for column in ("explanation", "withheld (95 % interval)", "limited or withheld", "n"):
+        table.add_column(column)
+    for kind, row in found.table.items():
+        share = f"{row['withheld']:.3f} ({row['low']:.3f}-{row['high']:.3f})"
+        table.add_row(kind, share, f"{row['limited_or_withheld']:.3f}", f"{row['n']:.0f}")
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    weights = ", ".join(f"{name} {weight.weight:.2f}" for name, weight in found.weights.items() if weight.weight)
+    typer.echo(f"weights of the figures: {weights}")
+
+
+@trust_app.command("report")
+def report(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a study, or of a whole run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, one object for each study.")] = False,
+) -> None:
+    """Print verdict, reasons and figures of finished studies."""
+    found = read_reports(folder)
+    if as_json:
+        typer.echo(json.dumps(found if len(found) > 1 else found[0], indent=1, sort_keys=True))
+        return
+    for study in found:
+        for item in study["explanations"]:
+            trust = item["trust"]
+            head = f"{study['key']}: {item['method']} for {item['class']}: "
+            if trust is None:
+                typer.echo(f"{head}not judged")
+                continue
+            typer.echo(head + typer.style(trust["verdict"], fg=_COLOURS[trust["verdict"]]) + _measured(trust))
+            for reason in trust["reasons"]:
+                typer.echo(f"  {reason}")
+            figures = ", ".join(f"{name} {value:.3g}" for name, value in trust["figures"].items() if value is not None)
+            typer.echo(f"  {figures}")
+
+
+def _measured(trust: dict[str, Any]) -> str:
+    if trust["index"] is None:
+        return ""
+    limits = f"withheld below {trust['withheld_below']:.2f}, limited below {trust['limited_below']:.2f}"
+    return f" (index {trust['index']:.2f}; {limits})"
+
+
+def read_reports(folder: Path) -> list[dict[str, Any]]:
+    """Trust of every study below a folder, from the manifests.
+
+    Raises:
+        TrustError: there is no finished study, or its files were changed.
+    """
+    from medxai.pipeline import read_manifest
+
+    folders = (
+        [folder] if (folder / "manifest.json").exists() else sorted(p.parent for p in folder.glob("*/manifest.json"))
+    )
+    found = []
+    for each in folders:
+        manifest = read_manifest(each)
+        if manifest is None:
+            msg = "its outputs were changed or are incomplete; run it again"
+            raise TrustError(msg, study=each.name)
+        rows = [
+            {"method": item["method"], "class": item["class"], "layer": item["layer"], "trust": item.get("trust")}
+            for item in manifest.explanations
+        ]
+        found.append({"key": manifest.key, "model": manifest.model, "decided": manifest.decided, "explanations": rows})
+    if not found:
+        msg = "holds no finished study (a folder with manifest.json)"
+        raise TrustError(msg, study=folder.name)
+    return found

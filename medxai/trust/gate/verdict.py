@@ -1,0 +1,199 @@
+"""From figures to a verdict: a weighted sum learnt from broken explanations, two thresholds, reasons in words."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medxai.errors import BundleError
+from medxai.identity import sha256_text
+from medxai.study import Flag, TrustReport, Verdict
+from medxai.trust.gate.figures import FIGURES
+
+FILE = "trust.json"
+FORMAT = 1
+#: Named reasons at most.
+_REASONS = 3
+
+
+class Weight(BaseModel):
+    """One figure in the sum.
+
+    Attributes:
+        centre: median over genuine explanations, also taken where the figure is not defined.
+        scale: robust deviation over genuine explanations.
+        weight: of the standardised figure, never against its direction.
+        floor: standardised value at which it counts no further, either way.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    centre: float
+    scale: float = Field(gt=0)
+    weight: float
+    floor: float = Field(default=4.0, gt=0)
+
+    def share(self, value: float | None) -> float:
+        """Contribution of a value; 0 where it is not defined."""
+        if value is None or math.isnan(value):
+            return 0.0
+        return self.weight * float(np.clip((value - self.centre) / self.scale, -self.floor, self.floor))
+
+
+class Calibration(BaseModel):
+    """Content of ``configs/trust.json``.
+
+    Attributes:
+        format: version of this form.
+        bundle: name.
+        method: explanation method it was learnt with.
+        masking: two operators.
+        weights: by figure.
+        bias: of the sum.
+        limited_below: index below which a map is at most limited.
+        withheld_below: index below which it is withheld.
+        false_alarm: share of genuine explanations that was allowed to be withheld.
+        limited: share of genuine explanations that was allowed to be limited or withheld.
+        table: by kind of broken explanation, the share withheld with its interval, measured on cases that took no
+            part in learning.
+        cases: genuine explanations it was learnt from.
+        patients: groups they come from.
+        data: what they were, in words.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    bundle: str
+    method: str
+    masking: tuple[str, str]
+    weights: dict[str, Weight]
+    bias: float
+    limited_below: float
+    withheld_below: float
+    false_alarm: float
+    limited: float
+    table: dict[str, dict[str, float]]
+    cases: int
+    patients: int
+    data: str = ""
+
+    def index(self, figures: Mapping[str, float]) -> float:
+        """0..1, larger for maps like the genuine ones."""
+        total = self.bias + sum(weight.share(figures.get(name)) for name, weight in self.weights.items())
+        return 1 / (1 + math.exp(-max(-60.0, min(60.0, total))))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the content."""
+        return sha256_text(self.model_dump_json())
+
+
+def read_calibration(bundle_path: Path) -> Calibration | None:
+    """The calibration of a bundle; None when it has none.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    path = bundle_path / "configs" / FILE
+    if not path.exists():
+        return None
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        if stated.get("format") != FORMAT:
+            msg = f"{FILE} has format {stated.get('format')}, this version reads {FORMAT}; calibrate again"
+            raise BundleError(msg, study=f"bundle {bundle_path.name}")
+        return Calibration.model_validate(stated)
+    except (OSError, ValueError, AttributeError, ValidationError) as error:
+        msg = f"{FILE} is not readable ({type(error).__name__}); calibrate again"
+        raise BundleError(msg, study=f"bundle {bundle_path.name}") from error
+
+
+def judge(
+    figures: Mapping[str, float],
+    calibration: Calibration | None,
+    *,
+    method: str,
+    flags: frozenset[Flag] = frozenset(),
+    masking: tuple[str, ...] = (),
+    forwards: int = 0,
+) -> TrustReport:
+    """Verdict of one map.
+
+    A map without evidence is withheld whatever else was measured. Without a calibration nothing is supported: the
+    figures stand for themselves. Thresholds hold for the method they were learnt with.
+
+    Args:
+        figures: of the map.
+        calibration: of the bundle.
+        method: that made the map.
+        flags: of the explanation.
+        masking: operators in use.
+        forwards: spent on the figures.
+    """
+    given: dict[str, Any] = {"figures": dict(figures), "masking": masking, "forwards": forwards}
+    if "empty" in flags:
+        return TrustReport("withheld", ("the map is empty: nothing in the image speaks for this class",), **given)
+    if calibration is None:
+        reason = "not judged: the bundle has no calibrated thresholds (medxai trust calibrate)"
+        return TrustReport("limited", (reason, *_bad(figures)), **given)
+    index = calibration.index(figures)
+    given |= {
+        "index": index,
+        "limited_below": calibration.limited_below,
+        "withheld_below": calibration.withheld_below,
+        "calibration": calibration.sha256,
+    }
+    verdict: Verdict = "supported"
+    if index < calibration.withheld_below:
+        verdict = "withheld"
+    elif index < calibration.limited_below:
+        verdict = "limited"
+    reasons = _reasons(figures, calibration) if verdict != "supported" else ()
+    if "class_agnostic" in flags and verdict == "supported":
+        verdict, reasons = "limited", ("the map does not depend on the class",)
+    if "unstable" in flags and verdict == "supported":
+        verdict, reasons = "limited", ("slight noise in the image changes the map",)
+    if method != calibration.method and verdict == "supported":
+        verdict = "limited"
+        reasons = (f"thresholds were learnt for {calibration.method}, not for {method}",)
+    return TrustReport(verdict, reasons, **given)
+
+
+def _reasons(figures: Mapping[str, float], calibration: Calibration) -> tuple[str, ...]:
+    """The figures that pulled the index down most, in words."""
+    pulled = sorted(
+        (weight.share(figures.get(figure.name)), figure.low)
+        for figure in FIGURES
+        if (weight := calibration.weights.get(figure.name)) is not None
+    )
+    found = tuple(words for share, words in pulled[:_REASONS] if share < 0)
+    return found or ("it is unlike the genuine explanations the thresholds were learnt from",)
+
+
+def _bad(figures: Mapping[str, float]) -> tuple[str, ...]:
+    """What is plainly bad without a calibration."""
+    limits = {"deletion": 0.0, "insertion": 0.0, "specificity": 0.01, "stability": 0.5}
+    low = {name for name, limit in limits.items() if figures.get(name, float("nan")) <= limit}
+    if figures.get("outside", 0.0) > 0.5:
+        low.add("outside")
+    return tuple(figure.low for figure in FIGURES if figure.name in low)[:_REASONS]
+
+
+def describe(report: TrustReport | None) -> dict[str, Any] | None:
+    """A report for JSON; what is not defined becomes null."""
+    if report is None:
+        return None
+    plain = asdict(report) | {"figures": {name: _number(value) for name, value in report.figures.items()}}
+    return {name: _number(value) for name, value in plain.items()}
+
+
+def _number(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value

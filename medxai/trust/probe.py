@@ -1,0 +1,104 @@
+"""One batch, one question, one way to remove: what the network says about versions of its images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from medxai.explain.inputs import as_inputs
+from medxai.explain.masking.masker import Masker, read_score
+from medxai.explain.run import Run, Shared
+from medxai.explain.split import INPUT, Captured, Forward, infer
+from medxai.explain.target import Request, resolve
+
+
+class Probe:
+    """Scores of masked images.
+
+    Args:
+        run: of a batch with its target.
+        masking: operator; None takes that of the run.
+        score: ``prob`` (probability of the class) or ``logit`` (the target's score), for measures of additivity.
+
+    Attributes:
+        clean: ``[B]`` float64 score of the images themselves.
+        name: of the operator.
+        forwards: images sent through the network so far, without the clean ones.
+    """
+
+    def __init__(self, run: Run, masking: str | None = None, score: str = "prob") -> None:
+        self.run, self.score, self.forwards = run, score, 0
+        self._masker = Masker(run, masking)
+        self.name = self._masker.name
+        self.clean = read_score(run.target, run.logits, None, score).double().cpu()
+
+    def __len__(self) -> int:
+        """Samples of the batch."""
+        return len(self.run.x)
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        """``S`` of the images."""
+        return self.run.spatial
+
+    def scores(self, masks: Tensor, rows: Tensor) -> Tensor:
+        """Scores ``[N]`` float64 of masked images.
+
+        Args:
+            masks: ``[N, *S]``, 1 keeps and 0 removes.
+            rows: ``[N]``, of which sample each is a version.
+        """
+        self.forwards += len(masks)
+        with torch.inference_mode(False), torch.no_grad():
+            return self._masker.scores(masks, rows, score=self.score).double().cpu()
+
+    def images(self, masks: Tensor, rows: Tensor) -> Tensor:
+        """Masked images ``[N, C, *S]``; arguments as in `scores`.
+
+        Raises:
+            ExplainError: the operator works inside the network.
+        """
+        return self._masker.images(masks, rows)
+
+    def each(self, count: int, masks: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Scores ``[B, count]`` of so many versions of every sample, made in pieces to bound memory.
+
+        Args:
+            count: versions.
+            masks: ``(rows [n], version [n])`` -> ``[n, *S]``.
+        """
+        rows = torch.arange(len(self)).repeat_interleave(count)
+        which = torch.arange(count).repeat(len(self))
+        step = self.run.samples_at_once
+        found = [
+            self.scores(masks(rows[i : i + step], which[i : i + step]), rows[i : i + step])
+            for i in range(0, len(rows), step)
+        ]
+        return torch.cat(found).view(len(self), count)
+
+
+def open_run(
+    model: nn.Module | Forward,
+    x: Tensor,
+    classes: Request = "top1",
+    *,
+    masking: str = "zero",
+    seed: int = 0,
+    chunk: int | None = None,
+) -> Run:
+    """The run behind probes of several operators: one clean forward.
+
+    Args:
+        model: classifier with ``[B, K]`` logits, or how to run it.
+        x: ``[B, C, *S]``.
+        classes: as in `medxai.explain.explain`; one class for each sample as a list.
+        masking: operator.
+        seed: of what operators draw.
+        chunk: samples per forward; None measures.
+    """
+    forward = model if isinstance(model, Forward) else Forward(model)
+    inputs = as_inputs(x)
+    captured = Captured(infer(forward, inputs), {}, {})
+    return Run(Shared(forward, inputs, captured, seed, chunk, masking), resolve(classes, captured.logits), INPUT)
