@@ -177,22 +177,23 @@ def _patient(source: Sequence[Any]) -> str | None:
 
 
 def print_calibration(found: Calibration) -> None:
-    """Print what is caught at which price."""
+    """Print what is caught at which price, class by class."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=f"{found.bundle}, {found.method}: {found.cases} cases of {found.patients} patients; "
-        f"allowed false alarms {found.false_alarm:.0%}"
-    )
-    for column in ("explanation", "withheld (95 % interval)", "limited or withheld", "n"):
-        table.add_column(column)
-    for kind, row in found.table.items():
-        share = f"{row['withheld']:.3f} ({row['low']:.3f}-{row['high']:.3f})"
-        table.add_row(kind, share, f"{row['limited_or_withheld']:.3f}", f"{row['n']:.0f}")
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
-    weights = ", ".join(f"{name} {weight.weight:.2f}" for name, weight in found.weights.items() if weight.weight)
-    typer.echo(f"weights of the figures: {weights}")
+    for label, gate in found.classes.items():
+        table = Table(
+            title=f"{found.bundle}, {found.method} for {label}: {gate.cases} cases of {gate.patients} patients; "
+            f"allowed false alarms {found.false_alarm:.0%}"
+        )
+        for column in ("explanation", "withheld (95 % interval)", "limited or withheld", "n"):
+            table.add_column(column)
+        for kind, row in gate.table.items():
+            share = f"{row['withheld']:.3f} ({row['low']:.3f}-{row['high']:.3f})"
+            table.add_row(kind, share, f"{row['limited_or_withheld']:.3f}", f"{row['n']:.0f}")
+        Console(width=None if sys.stdout.isatty() else 140).print(table)
+        weights = ", ".join(f"{name} {weight.weight:.2f}" for name, weight in gate.weights.items() if weight.weight)
+        typer.echo(f"weights of the figures: {weights}")
 
 
 @trust_app.command("report")

@@ -137,6 +137,7 @@ def assess_study(
                 figures,
                 calibration,
                 method=explanation.method,
+                label=explanation.class_label,
                 flags=explanation.flags,
                 masking=tuple(masking),
                 forwards=spent + bench.forwards - before,
@@ -163,4 +164,6 @@ def open_bench(forward: Forward, x: Tensor, index: int, masking: Sequence[str], 
     """The bench of one window; one clean forward."""
     inputs = as_inputs(x)
     captured = capture(forward, inputs, [], [])
-    return Bench(Run(Shared(forward, inputs, captured, seed), resolve(index, captured.logits), INPUT), masking, seed)
+    # One at a time: measuring how many fit would cost a forward.
+    shared = Shared(forward, inputs, captured, seed, chunk=1)
+    return Bench(Run(shared, resolve(index, captured.logits), INPUT), masking, seed)

@@ -50,6 +50,7 @@ class Item:
         index: decided class.
         region: ``[*size]`` anatomy, None where unknown.
         ultrasound: burnt-in graphics are taken out of the region.
+        label: name of the class.
     """
 
     patient: str
@@ -57,6 +58,7 @@ class Item:
     index: int
     region: Tensor | None
     ultrasound: bool = False
+    label: str = ""
 
 
 def make_item(bundle: Bundle, network: nn.Module, volume: Volume, patient: str) -> Item:
@@ -72,7 +74,7 @@ def make_item(bundle: Bundle, network: nn.Module, volume: Volume, patient: str) 
     strongest = int(np.argmax(weights[:, index]))
     x = torch.from_numpy(windows.extract(prepared.pixels, [strongest]))
     region = window_of(anatomy_of(volume, prepared.grid), windows, strongest)
-    return Item(patient, x, index, region, volume.modality == "US")
+    return Item(patient, x, index, region, volume.modality == "US", bundle.spec.labels[index])
 
 
 def collect(
@@ -138,7 +140,7 @@ def collect(
         if "permuted labels" in heads:
             candidates["permuted labels"] = _candidate(maps(heads["permuted labels"], item.x, item.index))
         for kind, candidate in candidates.items():
-            found.append(Case(kind, item.patient, bench.figures(candidate, item.region)))
+            found.append(Case(kind, item.patient, bench.figures(candidate, item.region), item.label))
         if "shortcut marker" in heads:
             found.append(_marked(heads["shortcut marker"], item, maps, masking, seed))
     return found, missing
@@ -174,7 +176,8 @@ def _marked(
     region = item.region
     if region is not None and item.ultrasound:  # what the gate itself finds of the marker in the image
         region = region & ~torch.from_numpy(graphics(x[0].numpy()))
-    return Case("shortcut marker", item.patient, bench.figures(_candidate(maps(network, x, index)), region))
+    figures = bench.figures(_candidate(maps(network, x, index)), region)
+    return Case("shortcut marker", item.patient, figures, item.label)
 
 
 def _heads(network: nn.Module, items: Sequence[Item], seed: int) -> tuple[dict[str, nn.Module], dict[str, str]]:

@@ -43,12 +43,16 @@ class Figure:
 
 
 FIGURES = (
+    Figure("drop", "Removing the map's region lowers the score (log-odds)", "higher",
+           "removing what the map shows hardly lowers the score"),
+    Figure("drop_second", "The same with a second way of removing", "higher",
+           "with a second way of removing, what the map shows hardly matters either"),
     Figure("deletion", "Removing the map's region lowers the score more than removing a random one", "higher",
            "removing what the map shows lowers the score no more than removing a random region"),
     Figure("deletion_centre", "Removing the map's region lowers the score more than removing the centre", "higher",
            "removing what the map shows lowers the score no more than removing the centre of the image"),
-    Figure("deletion_second", "The same with a second way of removing", "higher",
-           "with a second way of removing, the region of the map matters no more than a random one"),
+    Figure("deletion_second", "The same against a random one, with the second way of removing", "higher",
+           "with the second way of removing, the region of the map matters no more than a random one"),
     Figure("insertion", "The map's region alone keeps more of the score than a random one", "higher",
            "what the map shows alone supports the decision no more than a random region"),
     Figure("specificity", "Difference from the map of the runner-up class", "higher",
@@ -126,6 +130,7 @@ class Bench:
             found["outside"] = float(large[0][~region].double().sum() / large.double().sum())
         order = self.units.order(large)
         mine = [self._removed(probe, order) for probe in self.probes]
+        found["drop"], found["drop_second"] = self.clean - mine[0], self.clean - mine[1]
         found["deletion"] = self._control("random", 0) - mine[0]
         found["deletion_centre"] = self._control("centre", 0) - mine[0]
         found["deletion_second"] = self._control("random", 1) - mine[1]

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 
 from medxai.errors import TrustError
 from medxai.trust.gate.figures import FIGURES, NAMES
-from medxai.trust.gate.verdict import Calibration, Weight
+from medxai.trust.gate.verdict import ALL, Calibration, ClassGate, Weight
 
 Array = npt.NDArray[np.float64]
 
@@ -32,11 +32,13 @@ class Case:
         kind: `GENUINE`, or how it was broken.
         patient: group; cases of one group stay together.
         figures: measured values.
+        label: class it explains.
     """
 
     kind: str
     patient: str
     figures: Mapping[str, float]
+    label: str = ""
 
 
 def calibrate(
@@ -63,20 +65,48 @@ def calibrate(
         seed: of folds and resamples.
 
     Raises:
-        TrustError: too few genuine or no broken explanations, or shares that make no sense.
+        TrustError: every class has too few genuine or no broken explanations, or the shares make no sense.
     """
     if not 0 < false_alarm < limited < 1:
         msg = "shares must be 0 < false alarms < limited < 1"
         raise TrustError(msg)
-    genuine = [case for case in cases if case.kind == GENUINE]
-    kinds = sorted({case.kind for case in cases} - {GENUINE})
+    classes: dict[str, ClassGate] = {}
+    reasons = []
+    for label in sorted({case.label for case in cases}):
+        mine = [case for case in cases if case.label == label]
+        reason = _too_few(mine)
+        if reason:
+            reasons.append(f"{label}: {reason}")
+        else:
+            classes[label] = _class_gate(mine, false_alarm, limited, seed)
+    if not classes:
+        raise TrustError("; ".join(reasons) or "there are no cases")
+    return Calibration(
+        bundle=bundle,
+        method=method,
+        masking=masking,
+        false_alarm=false_alarm,
+        limited=limited,
+        classes=classes,
+        data=data,
+    )
+
+
+def _too_few(cases: Sequence[Case]) -> str:
+    """Why thresholds cannot be learnt from these; empty when they can."""
+    genuine = sum(case.kind == GENUINE for case in cases)
+    kinds = {case.kind for case in cases} - {GENUINE}
+    patients = {case.patient for case in cases}
+    if genuine >= LEAST and kinds and len(patients) >= _FOLDS:
+        return ""
+    return (
+        f"{genuine} genuine explanations of {len(patients)} patients and {len(kinds)} kinds of broken ones; "
+        f"thresholds need {LEAST}, {_FOLDS} and 1"
+    )
+
+
+def _class_gate(cases: Sequence[Case], false_alarm: float, limited: float, seed: int) -> ClassGate:
     patients = sorted({case.patient for case in cases})
-    if len(genuine) < LEAST or not kinds or len(patients) < _FOLDS:
-        msg = (
-            f"{len(genuine)} genuine explanations of {len(patients)} patients and {len(kinds)} kinds of broken ones; "
-            f"thresholds need {LEAST}, {_FOLDS} and 1"
-        )
-        raise TrustError(msg)
     fold_of = dict(zip(patients, np.random.default_rng(seed).permutation(len(patients)) % _FOLDS, strict=True))
     folds = np.array([fold_of[case.patient] for case in cases])
     index = np.empty(len(cases))
@@ -87,20 +117,14 @@ def calibrate(
     real = np.array([case.kind == GENUINE for case in cases])
     below = {share: float(np.quantile(index[real], share)) for share in (false_alarm, limited)}
     weights, bias = _learn(cases)
-    return Calibration(
-        bundle=bundle,
-        method=method,
-        masking=masking,
+    return ClassGate(
         weights=weights,
         bias=bias,
         withheld_below=below[false_alarm],
         limited_below=below[limited],
-        false_alarm=false_alarm,
-        limited=limited,
         table=_table(cases, index, below[false_alarm], below[limited], seed),
-        cases=len(genuine),
-        patients=len({case.patient for case in genuine}),
-        data=data,
+        cases=int(real.sum()),
+        patients=len({case.patient for case in cases if case.kind == GENUINE}),
     )
 
 
@@ -152,7 +176,7 @@ def _table(
     found: dict[str, dict[str, float]] = {}
     kinds = [GENUINE, *sorted({case.kind for case in cases} - {GENUINE})]
     groups = [(kind, [i for i, case in enumerate(cases) if case.kind == kind]) for kind in kinds]
-    groups.append(("all broken", [i for i, case in enumerate(cases) if case.kind != GENUINE]))
+    groups.append((ALL, [i for i, case in enumerate(cases) if case.kind != GENUINE]))
     for kind, which in groups:
         below = index[which] < withheld
         low, high = _interval(below, [cases[i].patient for i in which], seed)

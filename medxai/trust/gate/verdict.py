@@ -21,6 +21,10 @@ FILE = "trust.json"
 FORMAT = 1
 #: Named reasons at most.
 _REASONS = 3
+#: Row of a table that counts all kinds of broken explanations together.
+ALL = "all broken"
+#: A gate that catches less of them supports nothing.
+USEFUL = 0.5
 
 
 class Weight(BaseModel):
@@ -47,6 +51,41 @@ class Weight(BaseModel):
         return self.weight * float(np.clip((value - self.centre) / self.scale, -self.floor, self.floor))
 
 
+class ClassGate(BaseModel):
+    """What was learnt for the maps of one class: evidence for a finding and for its absence look different.
+
+    Attributes:
+        weights: by figure.
+        bias: of the sum.
+        limited_below: index below which a map is at most limited.
+        withheld_below: index below which it is withheld.
+        table: by kind of broken explanation, the share withheld with its interval, measured on cases that took no
+            part in learning.
+        cases: genuine explanations it was learnt from.
+        patients: groups they come from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: dict[str, Weight]
+    bias: float
+    limited_below: float
+    withheld_below: float
+    table: dict[str, dict[str, float]]
+    cases: int
+    patients: int
+
+    @property
+    def caught(self) -> float:
+        """Share of all broken explanations that it withholds."""
+        return self.table[ALL]["withheld"]
+
+    def index(self, figures: Mapping[str, float]) -> float:
+        """0..1, larger for maps like the genuine ones."""
+        total = self.bias + sum(weight.share(figures.get(name)) for name, weight in self.weights.items())
+        return 1 / (1 + math.exp(-max(-60.0, min(60.0, total))))
+
+
 class Calibration(BaseModel):
     """Content of ``configs/trust.json``.
 
@@ -55,17 +94,10 @@ class Calibration(BaseModel):
         bundle: name.
         method: explanation method it was learnt with.
         masking: two operators.
-        weights: by figure.
-        bias: of the sum.
-        limited_below: index below which a map is at most limited.
-        withheld_below: index below which it is withheld.
         false_alarm: share of genuine explanations that was allowed to be withheld.
         limited: share of genuine explanations that was allowed to be limited or withheld.
-        table: by kind of broken explanation, the share withheld with its interval, measured on cases that took no
-            part in learning.
-        cases: genuine explanations it was learnt from.
-        patients: groups they come from.
-        data: what they were, in words.
+        classes: by label; classes with too few cases have no gate.
+        data: what the cases were, in words.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,21 +106,10 @@ class Calibration(BaseModel):
     bundle: str
     method: str
     masking: tuple[str, str]
-    weights: dict[str, Weight]
-    bias: float
-    limited_below: float
-    withheld_below: float
     false_alarm: float
     limited: float
-    table: dict[str, dict[str, float]]
-    cases: int
-    patients: int
+    classes: dict[str, ClassGate]
     data: str = ""
-
-    def index(self, figures: Mapping[str, float]) -> float:
-        """0..1, larger for maps like the genuine ones."""
-        total = self.bias + sum(weight.share(figures.get(name)) for name, weight in self.weights.items())
-        return 1 / (1 + math.exp(-max(-60.0, min(60.0, total))))
 
     @property
     def sha256(self) -> str:
@@ -121,6 +142,7 @@ def judge(
     calibration: Calibration | None,
     *,
     method: str,
+    label: str,
     flags: frozenset[Flag] = frozenset(),
     masking: tuple[str, ...] = (),
     forwards: int = 0,
@@ -134,6 +156,7 @@ def judge(
         figures: of the map.
         calibration: of the bundle.
         method: that made the map.
+        label: class it explains.
         flags: of the explanation.
         masking: operators in use.
         forwards: spent on the figures.
@@ -144,19 +167,22 @@ def judge(
     if calibration is None:
         reason = "not judged: the bundle has no calibrated thresholds (medxai trust calibrate)"
         return TrustReport("limited", (reason, *_bad(figures)), **given)
-    index = calibration.index(figures)
-    given |= {
-        "index": index,
-        "limited_below": calibration.limited_below,
-        "withheld_below": calibration.withheld_below,
-        "calibration": calibration.sha256,
-    }
+    given["calibration"] = calibration.sha256
+    gate = calibration.classes.get(label)
+    if gate is None:
+        reason = f"not judged: the thresholds were learnt without enough maps of {label}"
+        return TrustReport("limited", (reason, *_bad(figures)), **given)
+    index = gate.index(figures)
+    given |= {"index": index, "limited_below": gate.limited_below, "withheld_below": gate.withheld_below}
     verdict: Verdict = "supported"
-    if index < calibration.withheld_below:
+    if index < gate.withheld_below:
         verdict = "withheld"
-    elif index < calibration.limited_below:
+    elif index < gate.limited_below:
         verdict = "limited"
-    reasons = _reasons(figures, calibration) if verdict != "supported" else ()
+    reasons = _reasons(figures, gate) if verdict != "supported" else ()
+    if gate.caught < USEFUL and verdict == "supported":
+        verdict = "limited"
+        reasons = (f"for {label} the gate catches only {gate.caught:.0%} of broken explanations",)
     if "class_agnostic" in flags and verdict == "supported":
         verdict, reasons = "limited", ("the map does not depend on the class",)
     if "unstable" in flags and verdict == "supported":
@@ -167,12 +193,12 @@ def judge(
     return TrustReport(verdict, reasons, **given)
 
 
-def _reasons(figures: Mapping[str, float], calibration: Calibration) -> tuple[str, ...]:
+def _reasons(figures: Mapping[str, float], gate: ClassGate) -> tuple[str, ...]:
     """The figures that pulled the index down most, in words."""
     pulled = sorted(
         (weight.share(figures.get(figure.name)), figure.low)
         for figure in FIGURES
-        if (weight := calibration.weights.get(figure.name)) is not None
+        if (weight := gate.weights.get(figure.name)) is not None
     )
     found = tuple(words for share, words in pulled[:_REASONS] if share < 0)
     return found or ("it is unlike the genuine explanations the thresholds were learnt from",)

@@ -1,0 +1,142 @@
+"""Thresholds of the shipped bundles' trust gates, from cases their networks never saw.
+
+``python -m medxai.learn.gate breast_us --data $MEDXAI_DATA --work .training`` writes ``configs/trust.json`` of the
+bundle, its new hash into ``allow.json``, and the figures of every case into ``docs/evidence``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from medxai.errors import SettingsError
+from medxai.files import write_text
+from medxai.predict.bundle import SHIPPED, AllowList, bundle_sha256, load_bundle
+from medxai.trust.gate.collect import collect, make_item
+from medxai.trust.gate.figures import MASKING, NAMES
+from medxai.trust.gate.fit import Case, calibrate
+from medxai.trust.gate.verdict import FILE
+
+if TYPE_CHECKING:
+    from medxai.trust.gate.verdict import Calibration
+
+Say = Callable[[str], None]
+METHOD = "gradcam"
+#: Phantoms with seeds that neither training nor evaluation draws.
+_PHANTOM_SEED, _PHANTOMS = 900_000, 120
+
+
+def breast_us_cases(data: Path, work: Path, most: int, say: Say) -> list[Case]:
+    """Figures of BUSI images, each by the network of the fold that never saw it or a near-duplicate.
+
+    Args:
+        data: folder with ``us_breast_busi``.
+        work: folder of the training, with the weights of its folds.
+        most: images of each fold.
+        say: told how far it is.
+
+    Raises:
+        SettingsError: the training left no folds.
+    """
+    from safetensors.torch import load_file
+
+    from medxai.ingest.picture import read_picture
+    from medxai.learn.breast_us import LABELS, SIZE
+    from medxai.networks.efficientnet_lite import TARGET_LAYER, EfficientNetLite0
+
+    table = work / "breast_us" / "out_of_fold.csv"
+    if not table.exists():
+        msg = "no folds of breast_us; train with --folds 5 first"
+        raise SettingsError(msg)
+    with table.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    bundle = load_bundle("breast_us", AllowList.of(SHIPPED / "breast_us"))
+    cases: list[Case] = []
+    for fold in sorted({row["fold"] for row in rows}):
+        network = EfficientNetLite0(len(LABELS), image_size=SIZE).eval()
+        network.load_state_dict(load_file(work / "breast_us" / f"fold{fold}.safetensors"))
+        network.requires_grad_(requires_grad=False)
+        mine = [row for row in rows if row["fold"] == fold]
+        count = min(most, len(mine))
+        items = []
+        for number in range(count):
+            row = mine[number * len(mine) // count]
+            volume = replace(read_picture(data / "us_breast_busi" / row["path"]), modality="US")
+            items.append(make_item(bundle, network, volume, row["duplicate_group"]))
+        found, _ = collect(network, items, method=METHOD, layer=TARGET_LAYER)
+        cases += found
+        say(f"breast_us: fold {fold}, {len(items)} images")
+    return cases
+
+
+def phantom_ct_cases(most: int, say: Say) -> list[Case]:
+    """Figures of fresh phantoms with up to two lesions.
+
+    Args:
+        most: phantoms.
+        say: told how far it is.
+    """
+    from medxai.learn.phantom_ct import as_volume, draw
+    from medxai.networks.densenet3d import TARGET_LAYER
+
+    bundle = load_bundle("phantom_ct", AllowList.of(SHIPPED / "phantom_ct"))
+    network = bundle.network()
+    items = []
+    for number in range(min(most, _PHANTOMS)):
+        volume = as_volume(draw(_PHANTOM_SEED + number, number % 3))
+        items.append(make_item(bundle, network, volume, str(number)))
+        if number % 20 == 19:
+            say(f"phantom_ct: {number + 1} phantoms")
+    found, missing = collect(network, items, method=METHOD, layer=TARGET_LAYER)
+    for kind, reason in missing.items():
+        say(f"phantom_ct: no {kind}: {reason}")
+    return found
+
+
+def store(name: str, cases: Sequence[Case], data: str, evidence: Path) -> Calibration:
+    """Fit, and write thresholds, hash and figures."""
+    found = calibrate(cases, bundle=name, method=METHOD, masking=(MASKING[0], MASKING[1]), data=data)
+    write_text(SHIPPED / name / "configs" / FILE, found.model_dump_json(indent=1) + "\n")
+    listed = dict(AllowList.shipped().hashes) | {name: (bundle_sha256(SHIPPED / name),)}
+    write_text(SHIPPED / "allow.json", json.dumps(listed, indent=2, sort_keys=True) + "\n")
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(["class", "kind", "group", *NAMES])
+    for case in cases:
+        writer.writerow([case.label, case.kind, case.patient, *(f"{case.figures[figure]:.4g}" for figure in NAMES)])
+    write_text(evidence / f"trust_{name}_cases.csv", lines.getvalue())
+    return found
+
+
+def main(name: str, data: Path = Path(), work: Path = Path(".training"), most: int = 120) -> None:
+    """Learn the thresholds of a shipped bundle.
+
+    Args:
+        name: ``breast_us`` or ``phantom_ct``.
+        data: folder of the real data.
+        work: folder of the training.
+        most: images of each fold, or phantoms.
+    """
+    from medxai.cli_trust import print_calibration
+
+    if name == "breast_us":
+        cases = breast_us_cases(data, work, most, typer.echo)
+        words = "BUSI, each image by the network of the fold that never saw it"
+    elif name == "phantom_ct":
+        cases = phantom_ct_cases(most, typer.echo)
+        words = f"phantoms of seeds {_PHANTOM_SEED} to {_PHANTOM_SEED + most - 1}"
+    else:
+        msg = f"there is no calibration of {name}; there are breast_us and phantom_ct"
+        raise SettingsError(msg)
+    print_calibration(store(name, cases, words, Path("docs/evidence")))
+
+
+if __name__ == "__main__":
+    typer.run(main)
