@@ -14,8 +14,10 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-Role = Literal["parametric_map", "segmentation", "secondary_capture", "nifti", "picture", "page"]
-ROLES: tuple[Role, ...] = ("parametric_map", "segmentation", "secondary_capture", "nifti", "picture", "page")
+Role = Literal["parametric_map", "segmentation", "secondary_capture", "structured_report", "nifti", "picture", "page"]
+ROLES: tuple[Role, ...] = (
+    "parametric_map", "segmentation", "secondary_capture", "structured_report", "nifti", "picture", "page",
+)  # fmt: skip
 
 Threshold = Annotated[float, Field(gt=0.0, lt=1.0)]
 

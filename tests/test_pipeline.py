@@ -77,7 +77,7 @@ def test_a_study_goes_all_the_way(first: First) -> None:
     assert manifest is not None
     assert manifest.key == first.row.study_key
     assert {output.role for output in manifest.outputs} == {
-        "parametric_map", "segmentation", "secondary_capture", "nifti", "picture", "page",
+        "parametric_map", "segmentation", "secondary_capture", "structured_report", "nifti", "picture", "page",
     }  # fmt: skip
     assert {output.path for output in manifest.outputs} | {"manifest.json"} == set(hashes(first.folder))
     assert manifest.decided == max(manifest.prediction, key=lambda name: manifest.prediction[name])

@@ -48,3 +48,23 @@ def dicom_errors(path: Path) -> list[str]:
     command = [require_tool("dciodvfy"), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, errors="replace")
     return [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
+
+
+def report_errors(path: Path) -> list[str]:
+    """Return the errors that PixelMed's validator finds in the templates of a structured report.
+
+    Debian's libpixelmed-java puts it into /usr/share/java; ``MEDXAI_PIXELMED`` names another folder of jars.
+    """
+    jars = Path(os.environ.get("MEDXAI_PIXELMED", "/usr/share/java"))
+    if not (jars / "pixelmed.jar").exists():
+        # Never required: a machine without it still has dciodvfy.
+        pytest.skip("PixelMed (libpixelmed-java) is not installed")
+    java = require_tool("java")
+    # Java's limits on XPath are too low for the rules of the templates.
+    limits = [f"-Djdk.xml.{name}=0" for name in ("xpathTotalOpLimit", "xpathExprGrpLimit", "xpathExprOpLimit")]
+    command = [java, "-Djava.awt.headless=true", *limits, "-cp", f"{jars}/*"]
+    command += ["com.pixelmed.validate.DicomSRValidator", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, errors="replace")
+    text = done.stdout + done.stderr
+    assert "Root Template Validation Complete" in text, text
+    return [line for line in text.splitlines() if line.startswith("Error")]

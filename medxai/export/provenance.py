@@ -75,7 +75,8 @@ def shallow(dataset: Dataset) -> Dataset:
 def source_header(header: Dataset) -> Dataset:
     """Return a shallow copy of a source header in which type 2 attributes exist and have legal values.
 
-    Derived objects copy them; real files leave some out or hold a sex outside M, F, O (PS3.3 C.7.1.1).
+    Derived objects copy them; real files leave some out or hold a sex outside M, F, O (PS3.3 C.7.1.1). An empty
+    first character set is legal and common, but highdicom wants its name (PS3.3 C.12.1.1.2).
     """
     clean = shallow(header)
     for keyword in TYPE_2:
@@ -83,6 +84,9 @@ def source_header(header: Dataset) -> Dataset:
             setattr(clean, keyword, "")
     if clean.PatientSex not in ("M", "F", "O"):
         clean.PatientSex = ""
+    sets = clean.get("SpecificCharacterSet")
+    if sets and not isinstance(sets, str) and not sets[0]:
+        clean.SpecificCharacterSet = ["ISO 2022 IR 6", *sets[1:]]
     return clean
 
 
@@ -194,7 +198,7 @@ def dates(result: Result) -> dict[str, Any]:
 
 
 def finish(dataset: Dataset, result: Result, explanation: Explanation, body: Dataset) -> None:
-    """Complete an object in place: body part, derivation, and everything a library took from the clock.
+    """Complete an image object in place: body part, derivation, and what `settle` does.
 
     Args:
         dataset: object to complete.
@@ -202,9 +206,6 @@ def finish(dataset: Dataset, result: Result, explanation: Explanation, body: Dat
         explanation: the map it shows.
         body: source header with BodyPartExamined and Laterality.
     """
-    when = moment(result)
-    dataset.InstanceCreationDate = when.strftime("%Y%m%d")
-    dataset.InstanceCreationTime = when.strftime("%H%M%S")
     dataset.DerivationDescription = derivation_text(result, explanation)
     part = result.study.volume.body_part or str(body.get("BodyPartExamined", "") or "")
     if part:
@@ -216,11 +217,19 @@ def finish(dataset: Dataset, result: Result, explanation: Explanation, body: Dat
             dataset.Laterality = body.Laterality
         elif not part:
             dataset.Laterality = ""
+    settle(dataset, result)
+    _derive_organisation(dataset, derive_uid(str(dataset.SOPInstanceUID), "dimension organization"))
+
+
+def settle(dataset: Dataset, result: Result) -> None:
+    """Replace everything that a library took from the clock, and name the implementation, in place."""
+    when = moment(result)
+    dataset.InstanceCreationDate = when.strftime("%Y%m%d")
+    dataset.InstanceCreationTime = when.strftime("%H%M%S")
     fixed = when.strftime("%Y%m%d%H%M%S")
     for item in dataset.get("ContributingEquipmentSequence", []):
         if "ContributionDateTime" in item:
             item.ContributionDateTime = fixed
-    _derive_organisation(dataset, derive_uid(str(dataset.SOPInstanceUID), "dimension organization"))
     meta = dataset.file_meta
     meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from medxai.errors import ExportError, MedxaiError
-from medxai.export import nifti, page, parametric_map, picture, secondary_capture, segmentation
+from medxai.export import nifti, page, parametric_map, picture, secondary_capture, segmentation, structured_report
 from medxai.identity import sha256_file
 from medxai.settings import ExportOptions
 from medxai.study import OutputFile, Result
@@ -39,7 +39,8 @@ _MAPS = frozenset({"parametric_map", "segmentation"})
 
 #: In the order of writing; the page comes last since it lists what the others wrote.
 EXPORTERS: tuple[Exporter, ...] = tuple(
-    cast(Exporter, module) for module in (parametric_map, segmentation, secondary_capture, nifti, picture, page)
+    cast(Exporter, module)
+    for module in (parametric_map, segmentation, secondary_capture, structured_report, nifti, picture, page)
 )
 
 

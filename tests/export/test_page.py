@@ -32,7 +32,8 @@ def test_objects_are_listed_by_uid(tmp_path):
     outputs = export_all(build.ct_case().result, tmp_path / "run", ExportOptions())
     text = (tmp_path / "run" / "case.html").read_text()
     rows = page._objects(tmp_path / "run")
-    assert {row["kind"] for row in rows} == {"Parametric Map", "Segmentation", "Secondary Capture Image"}
+    kinds = {"Parametric Map", "Segmentation", "Secondary Capture Image", "Comprehensive 3D SR"}
+    assert {row["kind"] for row in rows} == kinds
     assert sum(row["count"] for row in rows) == sum(output.path.endswith(".dcm") for output in outputs)
     assert all(row["series"] in text for row in rows)
 
