@@ -34,7 +34,7 @@ lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-parity: .venv-parity/.ready ## compare with Captum, grad-cam, TorchCAM, MONAI and Zennit, in an environment beside .venv
+parity: .venv-parity/.ready ## compare with Captum, grad-cam, TorchCAM, MONAI, Zennit and Quantus, in an environment beside .venv
 	MEDXAI_REQUIRE_PEERS=1 .venv-parity/bin/python -m pytest -q tests/parity
 
 bench: $(VENV)/.dev ## measure and write docs/benchmarks.md and .json (ONLY=name for one entry)

@@ -15,9 +15,9 @@ def sparseness(maps: Tensor) -> Scores:
     """Gini coefficient of ``|map|`` (Chalasani et al. 2020): 0 for a uniform map, nearly 1 for a single voxel.
 
     Args:
-        maps: ``[B, *S]``.
+        maps: ``[B, *S]``, of any scale.
     """
-    ordered = (maps.flatten(1).double().abs() + _EPS).nan_to_num(0, 0, 0).sort(dim=1).values
+    ordered = (_of_largest(maps) + _EPS).sort(dim=1).values
     n = ordered.shape[1]
     place = 2 * torch.arange(1, n + 1, dtype=torch.float64) - n - 1
     found = (place * ordered).sum(1) / (n * ordered.sum(1)).clamp_min(1e-300)
@@ -41,8 +41,11 @@ def entropy(maps: Tensor, *, relative: bool = False) -> Scores:
 
 def effective_complexity(maps: Tensor, threshold: float = 1e-5) -> Scores:
     """Voxels above a share of the largest ``|map|`` (Nguyen and Martinez 2020)."""
+    found = (_of_largest(maps) > threshold).sum(1)
+    return scored("effective_complexity", found.double().numpy(), without_order(maps), "lower")
+
+
+def _of_largest(maps: Tensor) -> Tensor:
+    """``[B, N]`` float64 ``|map|`` over its largest value."""
     size = maps.flatten(1).double().abs().nan_to_num(0, 0, 0)
-    top = size.amax(1, keepdim=True).clamp_min(1e-300)
-    return scored(
-        "effective_complexity", (size / top > threshold).sum(1).double().numpy(), without_order(maps), "lower"
-    )
+    return size / size.amax(1, keepdim=True).clamp_min(1e-300)

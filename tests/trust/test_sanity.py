@@ -179,7 +179,9 @@ def test_complexity_of_known_maps(dims: int) -> None:
     assert complexity.entropy(one).values[0] == pytest.approx(0, abs=1e-9)
     assert complexity.effective_complexity(one).values[0] == 1
     zero = torch.zeros(shape)
+    faint = 1e-9 * torch.rand(shape, generator=torch.Generator().manual_seed(0)).double()
     for measure in (complexity.sparseness, complexity.entropy, complexity.effective_complexity):
+        np.testing.assert_allclose(measure(faint).values, measure(1e9 * faint).values, rtol=1e-6)
         assert measure(zero).why == {"the map is zero everywhere": 1}
         np.testing.assert_allclose(measure(one[:, None]).values, measure(one).values, atol=1e-6)
 
