@@ -52,6 +52,8 @@ SCHEME = "99MEDXAI"
 MEANINGS = {
     "score": "Score of the explained class before normalisation",
     "index": "Trust index of the explanation",
+    "drop": "Drop of the log-odds when the region is removed",
+    "drop_second": "Drop of the log-odds, second masking operator",
     "deletion": "Deletion effect above that of a random region",
     "deletion_centre": "Deletion effect above that of the image centre",
     "deletion_second": "Deletion effect above random, second masking operator",
@@ -99,7 +101,7 @@ def build(result: Result, options: ExportOptions) -> Comprehensive3DSR:
         options: which explanations, and the series number.
     """
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
-    from highdicom.sr import Comprehensive3DSR, LanguageOfContentItemAndDescendants, MeasurementReport
+    from highdicom.sr import CodedConcept, Comprehensive3DSR, LanguageOfContentItemAndDescendants, MeasurementReport
 
     primary = result.explanations[0]
     content = MeasurementReport(
@@ -107,7 +109,7 @@ def build(result: Result, options: ExportOptions) -> Comprehensive3DSR:
         procedure_reported=_procedure(result.study.volume.modality),
         imaging_measurements=[_group(result, explanation, options) for explanation in chosen(result, options)],
         language_of_content_item_and_descendants=LanguageOfContentItemAndDescendants(
-            _concept("en-US", "RFC5646", "English (United States)")
+            CodedConcept("en-US", "RFC5646", "English (United States)")
         ),
     )
     dataset = Comprehensive3DSR(
@@ -141,12 +143,6 @@ def private(value: str) -> Code:
     from pydicom.sr.coding import Code
 
     return Code(value, SCHEME, MEANINGS.get(value) or ascii_text(value, 64))
-
-
-def _concept(value: str, scheme: str, meaning: str) -> Any:
-    from highdicom.sr import CodedConcept
-
-    return CodedConcept(value, scheme, meaning)
 
 
 def _words(text: str, otherwise: str) -> str:

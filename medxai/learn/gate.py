@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 METHOD = "gradcam"
+EVIDENCE = Path("docs/evidence")
 #: Phantoms with seeds that neither training nor evaluation draws.
 _PHANTOM_SEED, _PHANTOMS = 900_000, 120
 
@@ -100,7 +101,7 @@ def phantom_ct_cases(most: int, say: Say) -> list[Case]:
     return found
 
 
-def store(name: str, cases: Sequence[Case], data: str, evidence: Path) -> Calibration:
+def store(name: str, cases: Sequence[Case], data: str) -> Calibration:
     """Fit, and write thresholds, hash and figures."""
     found = calibrate(cases, bundle=name, method=METHOD, masking=(MASKING[0], MASKING[1]), data=data)
     write_text(SHIPPED / name / "configs" / FILE, found.model_dump_json(indent=1) + "\n")
@@ -111,11 +112,27 @@ def store(name: str, cases: Sequence[Case], data: str, evidence: Path) -> Calibr
     writer.writerow(["class", "kind", "group", *NAMES])
     for case in cases:
         writer.writerow([case.label, case.kind, case.patient, *(f"{case.figures[figure]:.4g}" for figure in NAMES)])
-    write_text(evidence / f"trust_{name}_cases.csv", lines.getvalue())
+    write_text(EVIDENCE / f"trust_{name}_cases.csv", lines.getvalue())
     return found
 
 
-def main(name: str, data: Path = Path(), work: Path = Path(".training"), most: int = 120) -> None:
+def read_cases(path: Path) -> list[Case]:
+    """Figures that `store` wrote, to learn from again.
+
+    Raises:
+        SettingsError: there are none.
+    """
+    if not path.exists():
+        msg = f"{path.name} is not there; measure first"
+        raise SettingsError(msg)
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return [Case(row["kind"], row["group"], {name: float(row[name]) for name in NAMES}, row["class"]) for row in rows]
+
+
+def main(
+    name: str, data: Path = Path(), work: Path = Path(".training"), most: int = 120, *, again: bool = False
+) -> None:
     """Learn the thresholds of a shipped bundle.
 
     Args:
@@ -123,19 +140,24 @@ def main(name: str, data: Path = Path(), work: Path = Path(".training"), most: i
         data: folder of the real data.
         work: folder of the training.
         most: images of each fold, or phantoms.
+        again: learn from the stored figures.
     """
     from medxai.cli_trust import print_calibration
 
-    if name == "breast_us":
-        cases = breast_us_cases(data, work, most, typer.echo)
-        words = "BUSI, each image by the network of the fold that never saw it"
-    elif name == "phantom_ct":
-        cases = phantom_ct_cases(most, typer.echo)
-        words = f"phantoms of seeds {_PHANTOM_SEED} to {_PHANTOM_SEED + most - 1}"
-    else:
-        msg = f"there is no calibration of {name}; there are breast_us and phantom_ct"
+    words = {
+        "breast_us": "BUSI, each image by the network of the fold that never saw it",
+        "phantom_ct": f"phantoms of seeds from {_PHANTOM_SEED}, which no training draws",
+    }
+    if name not in words:
+        msg = f"there is no calibration of {name}; there are {', '.join(words)}"
         raise SettingsError(msg)
-    print_calibration(store(name, cases, words, Path("docs/evidence")))
+    if again:
+        cases = read_cases(EVIDENCE / f"trust_{name}_cases.csv")
+    elif name == "breast_us":
+        cases = breast_us_cases(data, work, most, typer.echo)
+    else:
+        cases = phantom_ct_cases(most, typer.echo)
+    print_calibration(store(name, cases, words[name]))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ GENUINE = "genuine"
 #: Strength of the penalty on the squared weights.
 _RIDGE = 1e-2
 _FOLDS = 5
+#: Differences that mean nothing: of the log-odds, and of correlations and shares.
+_LEAST_SCALE = {"specificity": 0.02, "stability": 0.02, "outside": 0.02}
 _RESAMPLES = 2000
 #: Genuine explanations below which thresholds mean nothing.
 LEAST = 20
@@ -138,7 +140,7 @@ def _learn(cases: Sequence[Case]) -> tuple[dict[str, Weight], float]:
         if known.size:
             centre[j] = np.median(known)
             low, high = np.percentile(known, [10, 90])
-            scale[j] = max((high - low) / 2.56, 1e-3 * (abs(centre[j]) + 1e-3))
+            scale[j] = max((high - low) / 2.56, _LEAST_SCALE.get(NAMES[j], 0.05))
     x = np.nan_to_num(np.clip((values - centre) / scale, -4, 4))
     y = real.astype(np.float64)
     kinds = [case.kind for case in cases]

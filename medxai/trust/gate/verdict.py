@@ -174,15 +174,15 @@ def judge(
         return TrustReport("limited", (reason, *_bad(figures)), **given)
     index = gate.index(figures)
     given |= {"index": index, "limited_below": gate.limited_below, "withheld_below": gate.withheld_below}
+    if gate.caught < USEFUL:  # what it says of a map means little, either way
+        reason = f"for {label} the gate catches only {gate.caught:.0%} of broken explanations"
+        return TrustReport("limited", (reason, *_bad(figures)), **given)
     verdict: Verdict = "supported"
     if index < gate.withheld_below:
         verdict = "withheld"
     elif index < gate.limited_below:
         verdict = "limited"
     reasons = _reasons(figures, gate) if verdict != "supported" else ()
-    if gate.caught < USEFUL and verdict == "supported":
-        verdict = "limited"
-        reasons = (f"for {label} the gate catches only {gate.caught:.0%} of broken explanations",)
     if "class_agnostic" in flags and verdict == "supported":
         verdict, reasons = "limited", ("the map does not depend on the class",)
     if "unstable" in flags and verdict == "supported":
@@ -194,14 +194,17 @@ def judge(
 
 
 def _reasons(figures: Mapping[str, float], gate: ClassGate) -> tuple[str, ...]:
-    """The figures that pulled the index down most, in words."""
-    pulled = sorted(
-        (weight.share(figures.get(figure.name)), figure.low)
-        for figure in FIGURES
-        if (weight := gate.weights.get(figure.name)) is not None
-    )
-    found = tuple(words for share, words in pulled[:_REASONS] if share < 0)
-    return found or ("it is unlike the genuine explanations the thresholds were learnt from",)
+    """The figures that pulled the index down most, in words, with what genuine maps have."""
+    pulled = []
+    for figure in FIGURES:
+        weight, value = gate.weights.get(figure.name), figures.get(figure.name, math.nan)
+        if weight is None or math.isnan(value):
+            continue
+        away = (value - weight.centre) / weight.scale * (1 if figure.better == "higher" else -1)
+        if away < -1 and weight.share(value) < 0:
+            pulled.append((weight.share(value), f"{figure.low} ({value:.2g}; genuine maps {weight.centre:.2g})"))
+    found = tuple(words for _, words in sorted(pulled)[:_REASONS])
+    return found or ("taken together its figures are unlike those of the genuine maps the thresholds come from",)
 
 
 def _bad(figures: Mapping[str, float]) -> tuple[str, ...]:
