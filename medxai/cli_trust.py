@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from medxai.predict.bundle import Bundle
     from medxai.trust.gate.collect import Item
-    from medxai.trust.gate.verdict import Calibration
 
 trust_app = typer.Typer(
     help="How far maps can be trusted: calibrate the gate, read its verdicts.", no_args_is_help=True
@@ -63,6 +61,7 @@ def calibrate(
     from medxai.trust.gate.collect import collect
     from medxai.trust.gate.figures import MASKING
     from medxai.trust.gate.fit import calibrate as learn
+    from medxai.trust.gate.show import print_calibration
     from medxai.trust.gate.verdict import FILE
 
     quiet_libraries()
@@ -174,26 +173,6 @@ def _patient(source: Sequence[Any]) -> str | None:
 
     identifier = str(source[0].get("PatientID", "") or "") if source else ""
     return sha256_text(identifier)[:12] if identifier else None
-
-
-def print_calibration(found: Calibration) -> None:
-    """Print what is caught at which price, class by class."""
-    from rich.console import Console
-    from rich.table import Table
-
-    for label, gate in found.classes.items():
-        table = Table(
-            title=f"{found.bundle}, {found.method} for {label}: {gate.cases} cases of {gate.patients} patients; "
-            f"allowed false alarms {found.false_alarm:.0%}"
-        )
-        for column in ("explanation", "withheld (95 % interval)", "limited or withheld", "n"):
-            table.add_column(column)
-        for kind, row in gate.table.items():
-            share = f"{row['withheld']:.3f} ({row['low']:.3f}-{row['high']:.3f})"
-            table.add_row(kind, share, f"{row['limited_or_withheld']:.3f}", f"{row['n']:.0f}")
-        Console(width=None if sys.stdout.isatty() else 140).print(table)
-        weights = ", ".join(f"{name} {weight.weight:.2f}" for name, weight in gate.weights.items() if weight.weight)
-        typer.echo(f"weights of the figures: {weights}")
 
 
 @trust_app.command("report")

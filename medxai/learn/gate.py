@@ -142,7 +142,7 @@ def main(
         most: images of each fold, or phantoms.
         again: learn from the stored figures.
     """
-    from medxai.cli_trust import print_calibration
+    from medxai.trust.gate.show import print_calibration
 
     words = {
         "breast_us": "BUSI, each image by the network of the fold that never saw it",

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import breast, chest, engine, growth, peers, prepared, studies, trust
+from tests.bench import breast, chest, engine, gate, growth, peers, prepared, studies, trust
 from tests.bench.entry import Entry, load, save
 
 DOCS = Path("docs")
@@ -47,6 +47,8 @@ SUITES: dict[tuple[str, ...], Callable[[], list[Entry]]] = {
     ): growth.growth,
     ("insertion_deletion_3d_over_forwards",): trust.insertion_deletion,
     ("metrics_2d_speedup_over_quantus",): trust.over_quantus,
+    ("gate_fast_forwards",): gate.forwards,
+    ("gate_broken_caught_share", "gate_false_alarm_share"): gate.shares,
     ("cli_import_seconds",): engine.cli_import,
     ("study_28x512_seconds",): studies.small_study,
     ("study_120x512_seconds", "study_120x512_peak_gib"): studies.large_study,

@@ -34,12 +34,13 @@ def insertion_deletion() -> list[Entry]:
     maps, units = torch.rand(1, 96, 96, 96), blocks((96, 96, 96))
     size = open_run(network, x).samples_at_once
 
-    def ours() -> int:
+    def ours() -> None:
         run = open_run(network, x)
         falling, rising = Probe(run, "zero"), Probe(run, "blur")
         deletion(falling, maps, units, STEPS)
         insertion(rising, maps, units, STEPS)
-        return falling.forwards + rising.forwards
+        if (found := falling.forwards + rising.forwards) != 2 * STEPS:
+            raise RuntimeError(f"{found} forwards in place of {2 * STEPS}")
 
     def least() -> None:
         with torch.inference_mode():
@@ -47,8 +48,6 @@ def insertion_deletion() -> list[Entry]:
                 for start in range(0, STEPS, size):
                     network(x.expand(min(size, STEPS - start), -1, -1, -1, -1))
 
-    if (found := ours()) != 2 * STEPS:
-        raise RuntimeError(f"{found} forwards in place of {2 * STEPS}")
     against = f"{2 * STEPS} forwards, at most {size} samples at once; the clean forward and the choice of that size are"
     words = f"{against} ours; DenseNet121-3D, 96x96x96"
     return [of_runs("insertion_deletion_3d_over_forwards", paired(ours, least, RUNS_3D), "ratio", 1.1, "lower", words)]
