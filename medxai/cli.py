@@ -82,6 +82,9 @@ def run(
     modality: Annotated[str | None, typer.Option(help="Modality of NIfTI files, which store none.")] = None,
     force: Annotated[bool, typer.Option(help="Analyse although the body part differs.")] = False,
     labelmap: Annotated[bool, typer.Option(help="Write LABELMAP instead of BINARY segmentations.")] = False,
+    send_withheld: Annotated[
+        bool, typer.Option("--send-withheld", help="Write maps that the trust gate withholds all the same, labelled.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     allow: Annotated[Path | None, typer.Option(help="JSON file with hashes of further bundles.")] = None,
 ) -> None:
@@ -102,7 +105,7 @@ def run(
             "force": force,
             "device": device,
             "allow": allow,
-            "export": {"labelmap": labelmap},
+            "export": {"labelmap": labelmap, "send_withheld": send_withheld},
         }
     )
     with progress() as step:

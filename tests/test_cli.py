@@ -133,7 +133,7 @@ def test_repair_makes_a_series_that_can_be_explained(tmp_path: Path, capfd: Capt
     assert done.out == f"14 files copied, 14 changed; old and new values in {mapping}\n"
     assert len(json.loads(mapping.read_text())["changes"]) == 14
     assert {dcmread(path).PixelData for path in (tmp_path / "valid").glob("*.dcm")} == pixels
-    done = command(capfd, "run", tmp_path / "valid", "-b", "phantom_ct", "-o", tmp_path / "out")
+    done = command(capfd, "run", tmp_path / "valid", "-b", "phantom_ct", "-o", tmp_path / "out", "--send-withheld")
     assert (done.code, done.err) == (0, "")
     (row,) = jobs(tmp_path / "out")
     assert dicom_errors(next((tmp_path / "out" / row.study_key).glob("parametric_map*.dcm"))) == []

@@ -55,6 +55,12 @@ def is_hidden(report: TrustReport | None, options: ExportOptions) -> bool:
     return report is not None and report.verdict == "withheld" and not options.send_withheld
 
 
+def withheld_mark(result: Result, explanation: Explanation) -> str:
+    """What a series is called first when it holds a map that the gate withholds; empty otherwise."""
+    report = result.trust_of(explanation)
+    return "WITHHELD BY TRUST GATE, " if report is not None and report.verdict == "withheld" else ""
+
+
 def trust_line(report: TrustReport) -> str:
     """The verdict in one line, with its index where it was calibrated and its first reason where there is one."""
     words = {"supported": "Trust: supported", "limited": "Trust: LIMITED", "withheld": "MAP WITHHELD"}[report.verdict]

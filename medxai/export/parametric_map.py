@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medxai.export.naming import NOTICE, ascii_text, chosen, method_title, stem
+from medxai.export.naming import NOTICE, ascii_text, chosen, method_title, stem, withheld_mark
 from medxai.export.placement import placed_sources, restore_frame_numbers, unplaced_reason
 from medxai.export.provenance import cell_text, concept, dates, device, equipment, finish, peak, uid_of
 from medxai.files import atomic_path
@@ -87,7 +87,9 @@ def build(
         ),
         content_qualification=options.content_qualification,
         contributing_equipment=equipment(result),
-        series_description=ascii_text(f"{method} {explanation.class_label}: {NOTICE}", 64),
+        series_description=ascii_text(
+            f"{withheld_mark(result, explanation)}{method} {explanation.class_label}: {NOTICE}", 64
+        ),
         **device(result),
         **dates(result),
     )

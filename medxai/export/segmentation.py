@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from medxai.errors import ExportError
 from medxai.export.colours import heat
-from medxai.export.naming import NOTICE, ascii_text, chosen, method_title, stem
+from medxai.export.naming import NOTICE, ascii_text, chosen, method_title, stem, withheld_mark
 from medxai.export.placement import placed_sources, restore_frame_numbers, unplaced_reason
 from medxai.export.provenance import (
     algorithm,
@@ -131,7 +131,9 @@ def _arguments(result: Result, explanation: Explanation, options: ExportOptions,
         "content_label": "EXPLANATION",
         "content_description": ascii_text(f"{method} {explanation.class_label}, bands of the map", 64),
         "contributing_equipment": equipment(result),
-        "series_description": ascii_text(f"{method} {explanation.class_label}: {NOTICE}", 64),
+        "series_description": ascii_text(
+            f"{withheld_mark(result, explanation)}{method} {explanation.class_label}: {NOTICE}", 64
+        ),
         **device(result),
         **dates(result),
     }

@@ -37,7 +37,7 @@ class Batch:
             "output": str(self.output),
             "bundle": "phantom_ct",
             "destinations": [{"name": "orthanc", "kind": "dicomweb", "url": server.web_url}],
-            "export": {"formats": ["parametric_map", "segmentation", "secondary_capture"]},
+            "export": {"formats": ["parametric_map", "segmentation", "secondary_capture"], "send_withheld": True},
         }
         self.config.write_text(yaml.safe_dump(values))
 

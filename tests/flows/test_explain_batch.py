@@ -26,7 +26,7 @@ from tests.studies import dicom_study, hashes, jobs, leftovers, nifti_study, rec
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect_server")]
 
 #: Delivery is the subject, not the looks: few and small objects.
-FEW = {"formats": ["parametric_map", "segmentation"]}
+FEW = {"formats": ["parametric_map", "segmentation"], "send_withheld": True}
 
 
 def four_studies(root: Path, first_seed: int) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydicom import dcmread
 from torch import nn
 from typer.testing import CliRunner
 
@@ -304,6 +305,10 @@ def test_a_withheld_map_becomes_no_data_object(tmp_path: Path) -> None:
     assert "a reason" in skipped(none, ExportOptions())["parametric_map"]
     sent = _roles(none, tmp_path / "d", send_withheld=True)
     assert sum(role.startswith("parametric_map") for role in sent) == 2
+    for folder, marked in (("a", False), ("d", True)):
+        for path in (tmp_path / folder).glob("[ps]*_*.dcm"):
+            if path.name.startswith(("parametric_map", "segmentation")):
+                assert str(dcmread(path).SeriesDescription).startswith("WITHHELD BY TRUST GATE, ") == marked
 
 
 def test_a_withheld_overlay_is_not_burnt_in(tmp_path: Path) -> None:
