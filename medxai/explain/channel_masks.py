@@ -23,7 +23,8 @@ class ChannelOptions:
     Attributes:
         channels: how many maps to use; 0 for all channels of the layer.
         reduce: how to come to that many: ``std`` takes the channels with the largest standard deviation, ``cluster``
-            the means of k-means clusters of channels by cosine, ``none`` takes all in spite of `channels`.
+            the means of k-means clusters of channels by cosine, ``none`` takes all in spite of `channels`. Clusters
+            beat the mean of all channels for breast_us, not for phantom_ct (docs/evidence/channel_clusters.md).
         score: ``logit`` (the target's own score) or ``prob`` (probability of the class).
         weighting: ``softmax`` over channels, or ``linear`` (the gain over the fully masked image).
         masking: operator in place of the call's.
