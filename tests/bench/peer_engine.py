@@ -55,4 +55,4 @@ def _prepared(model: Any, x: Any, target_layer: str) -> Any:
         found = load_prepared(folder, allow, name="network", sha256=digest)
         if found is not None:
             return found
-    return prepare(model, x, target_layer, folder, batch=8 if x.ndim == 5 and x.shape[-1] > 64 else 16)
+    return prepare(model, x, target_layer, folder, batch=8 if x.ndim == 5 else 16)
