@@ -92,8 +92,8 @@ def main() -> int:
         "",
         "![growth](images/growth.png)",
         "",
-        "Localisation on breast ultrasound with its controls: [breast_us_localisation.md](breast_us_localisation.md). What the",
-        "trust gate catches: [evidence/trust_gate.md](evidence/trust_gate.md).",
+        "Localisation on breast ultrasound with its controls: [breast_us_localisation.md](breast_us_localisation.md).",
+        "What the trust gate catches: [evidence/trust_gate.md](evidence/trust_gate.md).",
     ]
     save(ordered, DOCS, notes)
     return 0
