@@ -82,7 +82,7 @@ class LocalChanges:
         """Logits ``[N, K]``, or None where running the whole network is the better way.
 
         Args:
-            clean: ``[C, *S]``; ask for its versions one after the other, it is remembered.
+            clean: ``[C, *S]``; what the network makes of the last one is remembered.
             images: ``[N, C, *S]`` float32.
             whole: the whole network, for comparison.
         """
@@ -128,7 +128,8 @@ class LocalChanges:
     def _of(self, clean: Tensor, steps: list[Step]) -> dict[str, Array]:
         """What the unchanged image gives at the waists of the steps."""
         names = tuple(step.source.name for step in steps[1:])
-        if self._known[0] is not clean or self._known[1] != names:
+        before = self._known[0]
+        if before is None or self._known[1] != names or not torch.equal(before, clean):
             values = self._model(("clean", names), 1, lambda model: cut(model, None, names, [1, *self._shape]))(
                 clean[None]
             )

@@ -346,3 +346,17 @@ def test_command_prepares_and_allows(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found.manifest.batch == 2
     refused = CliRunner().invoke(app, ["bundle", "prepare", str(path), "--precision", "int4", "--allow", str(allow)])
     assert isinstance(refused.exception, BundleError)
+
+
+def test_a_chunk_is_at_least_one_batch(stored: tuple[Path, Prepared], network: SmallDenseNet3d,
+                                       monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    from medxai.explain import chunk
+    from medxai.explain.inputs import as_inputs
+    from medxai.explain.split import Forward
+
+    forward, inputs = Forward(network, prepared=stored[1]), as_inputs(torch.zeros(2, *SHAPE))
+    assert chunk.plan_chunk(forward, inputs) % 4 == 0
+    monkeypatch.setattr(chunk, "_free", lambda _device: 1.0)
+    assert chunk.plan_chunk(forward, inputs) == 4
+    monkeypatch.setattr(chunk, "_LARGEST", 1)
+    assert chunk.plan_chunk(forward, inputs) == 4

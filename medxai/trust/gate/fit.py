@@ -118,13 +118,15 @@ def _class_gate(cases: Sequence[Case], false_alarm: float, limited: float, seed:
             index[i] = _index(weights, bias, cases[i].figures)
     real = np.array([case.kind == GENUINE for case in cases])
     below = {share: float(np.quantile(index[real], share)) for share in (false_alarm, limited)}
+    # What a threshold lets pass is measured on cases it was not taken from, genuine ones too.
+    flags = {share: _held_out(index, real, folds, share) for share in (false_alarm, limited)}
     weights, bias = _learn(cases)
     return ClassGate(
         weights=weights,
         bias=bias,
         withheld_below=below[false_alarm],
         limited_below=below[limited],
-        table=_table(cases, index, below[false_alarm], below[limited], seed),
+        table=_table(cases, flags[false_alarm], flags[limited], seed),
         cases=int(real.sum()),
         patients=len({case.patient for case in cases if case.kind == GENUINE}),
     )
@@ -171,8 +173,20 @@ def _index(weights: Mapping[str, Weight], bias: float, figures: Mapping[str, flo
     return float(1 / (1 + np.exp(-np.clip(total, -60, 60))))
 
 
+def _held_out(
+    index: Array, real: npt.NDArray[np.bool_], folds: npt.NDArray[np.int64], share: float
+) -> npt.NDArray[np.bool_]:
+    """Whether each case lies below the quantile of the genuine cases of all other folds."""
+    below = np.zeros(len(index), bool)
+    for fold in range(_FOLDS):
+        others = index[real & (folds != fold)]
+        if others.size:
+            below[folds == fold] = index[folds == fold] < np.quantile(others, share)
+    return below
+
+
 def _table(
-    cases: Sequence[Case], index: Array, withheld: float, limited: float, seed: int
+    cases: Sequence[Case], withheld: npt.NDArray[np.bool_], limited: npt.NDArray[np.bool_], seed: int
 ) -> dict[str, dict[str, float]]:
     """For each kind the share withheld, and limited or withheld, with an interval over patients."""
     found: dict[str, dict[str, float]] = {}
@@ -180,11 +194,10 @@ def _table(
     groups = [(kind, [i for i, case in enumerate(cases) if case.kind == kind]) for kind in kinds]
     groups.append((ALL, [i for i, case in enumerate(cases) if case.kind != GENUINE]))
     for kind, which in groups:
-        below = index[which] < withheld
-        low, high = _interval(below, [cases[i].patient for i in which], seed)
+        low, high = _interval(withheld[which], [cases[i].patient for i in which], seed)
         found[kind] = {
-            "withheld": float(below.mean()), "low": low, "high": high,
-            "limited_or_withheld": float((index[which] < limited).mean()), "n": float(len(which)),
+            "withheld": float(withheld[which].mean()), "low": low, "high": high,
+            "limited_or_withheld": float(limited[which].mean()), "n": float(len(which)),
         }  # fmt: skip
     return found
 
