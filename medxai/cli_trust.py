@@ -1,4 +1,4 @@
-"""``medxai trust``: learn the thresholds of a bundle's gate, and read the verdicts of finished runs."""
+"""``medxai trust``: thresholds of a bundle's gate, verdicts of finished runs, leaderboards of methods."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from medxai.trust.gate.collect import Item
 
 trust_app = typer.Typer(
-    help="How far maps can be trusted: calibrate the gate, read its verdicts.", no_args_is_help=True
+    help="How far maps can be trusted: calibrate the gate, read its verdicts, rank the methods.", no_args_is_help=True
 )
 
 #: Columns of a table that say which cases belong together.
@@ -175,6 +175,91 @@ def _patient(source: Sequence[Any]) -> str | None:
     return sha256_text(identifier)[:12] if identifier else None
 
 
+@trust_app.command("validate")
+def validate(
+    bundle: Annotated[
+        list[str],
+        typer.Option("--bundle", "-b", help="Bundle; several are folds of one model, each with its table."),
+    ],
+    data: Annotated[list[Path], typer.Option("--data", "-d", help="Folder that the tables' paths begin in.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Results; run again to resume.")],
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(help="CSV with path, mask, label, patient; labels.csv of the data if not given."),
+    ] = None,
+    methods: Annotated[str, typer.Option("--methods", "-m", help="Comma-separated; all if not given.")] = "",
+    option: Annotated[list[str] | None, typer.Option(help="method.option=value; repeatable.")] = None,
+    masking: Annotated[str, typer.Option(help="Ways of removing, two or more, comma-separated.")] = "blur,mean",
+    steps: Annotated[int, typer.Option(min=2, help="Steps of insertion and of deletion.")] = 8,
+    forwards: Annotated[int, typer.Option(min=1, help="Methods that need more forwards for a map are left out.")] = 300,
+    target: Annotated[str, typer.Option(help="Class to explain: label (of the table) or decision.")] = "label",
+    limit: Annotated[int, typer.Option(min=1, help="Cases of each table at most, evenly spread.")] = 100_000,
+    current: Annotated[str, typer.Option(help="Method in use, which a new default is compared with.")] = "gradcam",
+    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    title: Annotated[str, typer.Option(help="Of page and plots.")] = "",
+    allow: Annotated[Path | None, typer.Option(help="Allow-list (JSON) besides the shipped one.")] = None,
+) -> None:
+    """Rank all methods on validation cases with masks, by place and by faithfulness, against controls.
+
+    Every case is kept in OUT/cases, so that a run that was stopped goes on. Writes leaderboard.json, cases.csv,
+    leaderboard.md and two plots.
+    """
+    from medxai.explain.registry import method_names
+    from medxai.predict.bundle import AllowList, load_bundle
+    from medxai.session import quiet_libraries
+    from medxai.trust.cohort.leaderboard import make_leaderboard
+    from medxai.trust.cohort.plan import Plan
+    from medxai.trust.cohort.run import Cohort, run_cohort
+    from medxai.trust.cohort.show import print_leaderboard
+    from medxai.trust.cohort.table import read_table
+    from medxai.trust.cohort.write import write_leaderboard
+
+    quiet_libraries()
+    tables = labels or [folder / "labels.csv" for folder in data]
+    if len(data) == 1:
+        data = data * len(bundle)
+    if not len(bundle) == len(data) == len(tables):
+        msg = f"{len(bundle)} bundles need as many tables and folders; there are {len(tables)} and {len(data)}"
+        raise TrustError(msg)
+    plan = Plan(
+        methods=tuple(name.strip() for name in methods.split(",")) if methods else method_names(),
+        options=_method_options(option or []),
+        masking=tuple(name.strip() for name in masking.split(",")),
+        steps=steps,
+        forwards=forwards,
+        target=target,  # type: ignore[arg-type]
+        seed=seed,
+    )
+    trusted = AllowList.shipped()
+    if allow is not None:
+        trusted = trusted.joined(AllowList.read(allow))
+    jobs = [(load_bundle(name, trusted), read_table(t, d)) for name, t, d in zip(bundle, tables, data, strict=True)]
+    cohort = Cohort()
+    with progress() as step:
+        for loaded, rows in jobs:
+            count = min(limit, len(rows))
+            chosen = [rows[number * len(rows) // count] for number in range(count)]
+            run_cohort(loaded, loaded.network(), chosen, plan, out, step, cohort)
+    if not cohort.results:
+        msg = f"not one case can be measured: {next(iter(cohort.skipped), 'the tables are empty')}"
+        raise TrustError(msg)
+    board = make_leaderboard(cohort.results, plan, current, cohort.skipped)
+    print_leaderboard(board)
+    if cohort.taken:
+        typer.echo(f"{cohort.taken} of {len(cohort.results)} cases had been measured before")
+    for path in write_leaderboard(board, out, title or f"Explanations of {jobs[0][0].name}"):
+        typer.echo(f"  {path}")
+
+
+def _method_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    from medxai.explain.registry import parse_option
+
+    found: dict[str, dict[str, Any]] = {}
+    for name, key, value in map(parse_option, given):
+        found.setdefault(name, {})[key] = value
+    return found
+
+
 @trust_app.command("report")
 def report(
     folder: Annotated[Path, typer.Argument(help="Output folder of a study, or of a whole run.")],
@@ -197,6 +282,19 @@ def report(
                 typer.echo(f"  {reason}")
             figures = ", ".join(f"{name} {value:.3g}" for name, value in trust["figures"].items() if value is not None)
             typer.echo(f"  {figures}")
+            if trust.get("agreement"):
+                typer.echo(f"  {_agreement(trust)}")
+
+
+def _agreement(trust: dict[str, Any]) -> str:
+    from medxai.trust.gate.consensus import WORDS
+
+    each = ", ".join(
+        f"{WORDS.get(name, name)} {'none' if value is None else f'{value:.2f}'}"
+        for name, value in trust["agreement"].items()
+    )
+    mean = "undefined" if trust["consensus"] is None else f"{trust['consensus']:.2f}"
+    return f"consensus of method families {mean} ({each})"
 
 
 def _measured(trust: dict[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""The full profile: all methods on all validation cases with a mask, and what follows for the choice of one."""
