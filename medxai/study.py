@@ -211,6 +211,8 @@ class TrustReport:
         calibration: hash of the calibration, empty when the bundle has none.
         masking: operators the figures were measured with.
         forwards: images sent through the network for it.
+        agreement: likeness with the map of each other method family on the same case (Spearman); NaN where one has
+            no evidence. Reported, no part of the verdict.
     """
 
     verdict: Verdict
@@ -222,6 +224,13 @@ class TrustReport:
     calibration: str = ""
     masking: tuple[str, ...] = ()
     forwards: int = 0
+    agreement: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def consensus(self) -> float:
+        """Mean agreement with the other families; NaN without one."""
+        known = [value for value in self.agreement.values() if value == value]
+        return sum(known) / len(known) if known else float("nan")
 
 
 @dataclass(frozen=True, eq=False)

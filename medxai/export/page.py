@@ -19,6 +19,7 @@ from medxai.export.provenance import cell_text, peak
 from medxai.files import write_text
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result, TrustReport
+from medxai.trust.gate.consensus import WORDS
 from medxai.trust.gate.figures import FIGURES
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def context(result: Result, options: ExportOptions, objects: list[dict[str, Any]
             for i in order
         ],
         "explanations": [_describe(explanation, result) for explanation in maps],
-        "hidden": any(is_hidden(result.trust_of(explanation), options) for explanation in maps[:1]),
+        "hidden": [is_hidden(result.trust_of(explanation), options) for explanation in maps],
         "what": "frame" if volume.axes == "THW" else "slice",
         "total": frames(volume),
         "view": view,
@@ -125,15 +126,15 @@ def _trust(report: TrustReport | None) -> dict[str, Any] | None:
         return None
     index = "" if math.isnan(report.index) else f"{report.index:.2f}"
     limits = f"limited below {report.limited_below:.2f}, withheld below {report.withheld_below:.2f}" if index else ""
-    figures = [
-        (
-            figure.title,
-            "not defined" if math.isnan(value := report.figures.get(figure.name, math.nan)) else f"{value:.3g}",
-        )
-        for figure in FIGURES
-    ]
+    figures = [(figure.title, _value(report.figures.get(figure.name, math.nan))) for figure in FIGURES]
+    agreement = [(WORDS.get(name, name).capitalize(), _value(v)) for name, v in report.agreement.items()]
     return {"verdict": report.verdict, "reasons": report.reasons, "index": index, "limits": limits, "figures": figures,
-            "masking": " and ".join(report.masking)}  # fmt: skip
+            "masking": " and ".join(report.masking), "agreement": agreement,
+            "consensus": _value(report.consensus)}  # fmt: skip
+
+
+def _value(number: float) -> str:
+    return "not defined" if math.isnan(number) else f"{number:.3g}"
 
 
 def _viewer_data(result: Result, maps: tuple[Explanation, ...], view: View, options: ExportOptions) -> dict[str, Any]:

@@ -61,6 +61,14 @@ MEANINGS = {
     "specificity": "Difference from the map of the runner-up class",
     "stability": "Likeness of the map under slight noise",
     "outside": "Share of evidence outside the body or on burnt-in graphics",
+    "consensus": "Mean agreement with maps of other method families",
+    "agree_gradcam": "Agreement with class gradients at the layer",
+    "agree_activation": "Agreement with activations of the layer",
+    "agree_gradient": "Agreement with class gradients at the image",
+    "agree_scorecam": "Agreement with scores of the image behind channels",
+    "agree_masking": "Agreement with scores of masked images",
+    "agree_relevance": "Agreement with relevance",
+    "agree_attention": "Agreement with attention",
     "class": "Explained class",
     "decided": "Class decided by the model",
     "remark": "Remark on the explanation",
@@ -70,6 +78,17 @@ MEANINGS = {
     "withheld": "Withheld",
     "reason": "Reason of the trust verdict",
     "not_sent": "Why no map was sent",
+}
+
+#: Method family -> code of the agreement with its map; values of more than 16 characters would need another attribute.
+AGREEMENT = {
+    "gradient_cam": "agree_gradcam",
+    "activation_cam": "agree_activation",
+    "gradient": "agree_gradient",
+    "score_cam": "agree_scorecam",
+    "perturbation": "agree_masking",
+    "relevance": "agree_relevance",
+    "attention": "agree_attention",
 }
 
 _LONGEST_TEXT = 1024
@@ -258,6 +277,8 @@ def _measurements(
         order = [name for name in MEANINGS if name in report.figures]
         order += sorted(set(report.figures) - set(order))
         numbers += [(private(name), float(report.figures[name]), None) for name in order]
+        numbers.append((private("consensus"), report.consensus, None))
+        numbers += [(private(AGREEMENT[name]), float(v), None) for name, v in sorted(report.agreement.items())]
     for name, value, derivation in numbers:
         if math.isfinite(value):
             yield Measurement(name=name, value=value, unit=codes.UCUM.NoUnits, derivation=derivation)

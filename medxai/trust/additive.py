@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medxai.trust.curves import without_order
+from medxai.trust.curves import unanswered, without_order
 from medxai.trust.probe import Probe
 from medxai.trust.scores import Scores, scored
 from medxai.trust.units import Units
@@ -36,9 +36,10 @@ def _pearson(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(norm > 1e-20 * (1 + scale), (a * b).sum(-1) / norm.clamp_min(1e-300), torch.nan)
 
 
-def _reasons(attribution: Tensor, values: Tensor) -> tuple[str, ...]:
+def _reasons(attribution: Tensor, values: Tensor, changes: Tensor) -> tuple[str, ...]:
     none = torch.isnan(values).tolist()
-    return tuple(r or (_FLAT if flat else "") for r, flat in zip(without_order(attribution), none, strict=True))
+    known = unanswered(without_order(attribution), changes)
+    return tuple(r or (_FLAT if flat else "") for r, flat in zip(known, none, strict=True))
 
 
 def faithfulness_correlation(
@@ -57,7 +58,7 @@ def faithfulness_correlation(
     subsets = _subsets(units, max(1, round(share * units.count)), runs, seed)
     sums, changes = _changes(probe, attribution, units, subsets)
     found = _pearson(sums, changes)
-    return scored("faithfulness_correlation", found.numpy(), _reasons(attribution, found))
+    return scored("faithfulness_correlation", found.numpy(), _reasons(attribution, found, changes))
 
 
 def sensitivity_n(
@@ -79,12 +80,14 @@ def sensitivity_n(
         runs: subsets of each size.
         seed: of the draws.
     """
-    values = []
+    values, seen = [], []
     for number, size in enumerate(sizes):
         subsets = _subsets(units, min(max(1, round(size * units.count)), units.count), runs, seed + number)
-        values.append(_pearson(*_changes(probe, attribution, units, subsets)))
+        sums, changes = _changes(probe, attribution, units, subsets)
+        values.append(_pearson(sums, changes))
+        seen.append(changes)
     found = torch.stack(values).mean(0)
-    return scored("sensitivity_n", found.numpy(), _reasons(attribution, found))
+    return scored("sensitivity_n", found.numpy(), _reasons(attribution, found, torch.cat(seen, 1)))
 
 
 def infidelity(
@@ -113,4 +116,4 @@ def infidelity(
     power = changes.square().mean(1)
     if relative:
         found = torch.where(power > 0, found / power.clamp_min(1e-300), torch.nan)
-    return scored("infidelity", found.numpy(), _reasons(attribution, found), "lower")
+    return scored("infidelity", found.numpy(), _reasons(attribution, found, changes), "lower")

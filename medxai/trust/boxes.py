@@ -93,6 +93,7 @@ class FreeResponse:
         false_positives: ``[taus]`` findings that touch no lesion, per image.
         images: how many counted, those without a lesion among them.
         lesions: how many there are.
+        skipped: images left out because their map holds NaN or infinite values.
     """
 
     taus: tuple[float, ...]
@@ -100,6 +101,7 @@ class FreeResponse:
     false_positives: npt.NDArray[np.float64]
     images: int
     lesions: int
+    skipped: int = 0
 
     def at(self, false_positives: float) -> float:
         """Best sensitivity with at most so many false findings per image; NaN when no threshold has so few."""
@@ -117,17 +119,25 @@ def free_response(maps: Maps, masks: Masks, taus: Sequence[float] = TAUS, smalle
         masks: ``[B, *S]`` bool.
         taus: thresholds.
         smallest: voxels a finding needs.
+
+    Raises:
+        ValueError: the shapes differ.
     """
+    if maps.shape != masks.shape:
+        msg = f"maps {list(maps.shape)} and masks {list(masks.shape)} lie on different grids"
+        raise ValueError(msg)
+    good = [bool(np.isfinite(values).all()) for values in maps]
+    maps, masks = maps[good], masks[good]
     touch = np.ones((3,) * (maps.ndim - 1))
     found, false = np.zeros(len(taus)), np.zeros(len(taus))
     lesions = 0
     for values, inside in zip(maps, masks, strict=True):
         truth, count = ndimage.label(inside, touch)
         lesions += count
-        top = float(np.nan_to_num(values).max())
+        top = float(values.max())
         if top <= 0:
             continue
-        scaled = np.maximum(np.nan_to_num(values), 0) / top
+        scaled = np.maximum(values, 0) / top
         for j, tau in enumerate(taus):
             region = scaled >= tau if tau > 0 else scaled > 0
             parts, number = ndimage.label(region, touch)
@@ -137,4 +147,4 @@ def free_response(maps: Maps, masks: Masks, taus: Sequence[float] = TAUS, smalle
             touching = np.setdiff1d(np.unique(parts[kept & (truth > 0)]), [0])
             false[j] += len(large) - len(touching)
     share = found / lesions if lesions else np.full(len(taus), np.nan)
-    return FreeResponse(tuple(taus), share, false / max(len(maps), 1), len(maps), lesions)
+    return FreeResponse(tuple(taus), share, false / max(len(maps), 1), len(maps), lesions, good.count(False))

@@ -119,6 +119,9 @@ def clm(
 
     Returns:
         The measure, and ``[B]`` the mean share of the image that the structures take up, which is what chance gives.
+
+    Raises:
+        ValueError: a structure lies on another grid than the maps.
     """
     values, reasons, chance = [], [], []
     for image, (concepts, known) in enumerate(zip(maps, structures, strict=True)):
@@ -128,6 +131,9 @@ def clm(
             mask = known[int(concept)]
             if mask is None or not mask.any():
                 continue
+            if mask.shape != concepts.shape[1:]:
+                msg = f"maps {list(concepts.shape[1:])} and structures {list(mask.shape)} lie on different grids"
+                raise ValueError(msg)
             count = int(mask.sum())
             strongest = np.argsort(-concepts[int(concept)].ravel(), kind="stable")[:count]
             hits.append(mask.ravel()[strongest].mean() >= inside)

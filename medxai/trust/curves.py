@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medxai.trust.probe import Probe
 from medxai.trust.scores import Scores, scored
-from medxai.trust.units import Units
+from medxai.trust.units import Units, blocks
 
 #: Shares of the units that ROAD removes.
 ROAD_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -66,6 +66,15 @@ def without_order(maps: Tensor) -> tuple[str, ...]:
     )
 
 
+def unanswered(reasons: Sequence[str], values: Tensor) -> tuple[str, ...]:
+    """Reasons ``[B]``, with one for samples whose ``values [B, n]`` hold NaN: the network gave no number."""
+    broken = ~torch.isfinite(values).flatten(1).all(1)
+    return tuple(
+        reason or ("the network puts out NaN or infinite values for masked images" if bad else "")
+        for reason, bad in zip(reasons, broken.tolist(), strict=True)
+    )
+
+
 def follow(probe: Probe, order: Tensor, units: Units, shares: Sequence[float], *, insert: bool = False) -> Tensor:
     """Scores ``[B, len(shares)]`` with the first units of an order removed, or everything but them.
 
@@ -98,6 +107,7 @@ def _curve(probe: Probe, maps: Tensor, units: Units, steps: int, insert: bool) -
     reasons = without_order(maps)
     order = units.order(maps.nan_to_num(0, 0, 0))
     scores = follow(probe, order, units, shares.tolist(), insert=insert)
+    reasons = unanswered(reasons, scores)
     scores[torch.tensor([bool(reason) for reason in reasons])] = torch.nan
     counts = torch.tensor([round(share * units.count) for share in shares.tolist()], dtype=torch.float64)
     return Curve(counts / units.count, scores, probe.name, reasons)
@@ -134,6 +144,19 @@ def aopc(curve: Curve) -> Scores:
     return scored("aopc", drop.numpy(), curve.reasons)
 
 
+def pixel_flipping(probe: Probe, maps: Tensor, steps: int = 16, size: int | Sequence[int] = 1) -> Scores:
+    """Mean drop of the score while pixels are replaced in the order of the map (Bach et al. 2015).
+
+    Args:
+        probe: what is asked.
+        maps: ``[B, *S]``.
+        steps: forwards for each sample.
+        size: voxels along each axis that flip together; single voxels of a volume cost as much and say no more.
+    """
+    curve = deletion(probe, maps, blocks(probe.spatial, size), steps)
+    return scored("pixel_flipping", aopc(curve).values, curve.reasons)
+
+
 def road(probe: Probe, maps: Tensor, units: Units, shares: Sequence[float] = ROAD_SHARES) -> Scores:
     """``(LeRF - MoRF) / 2``: score with the least important units removed against that with the most important.
 
@@ -150,7 +173,7 @@ def road(probe: Probe, maps: Tensor, units: Units, shares: Sequence[float] = ROA
     order = units.order(maps.nan_to_num(0, 0, 0))
     most = follow(probe, order, units, shares)
     least = follow(probe, order.flip(1), units, shares)
-    return scored("road", ((least - most) / 2).mean(1).numpy(), reasons)
+    return scored("road", ((least - most) / 2).mean(1).numpy(), unanswered(reasons, least - most))
 
 
 def irof(probe: Probe, maps: Tensor, units: Units) -> Scores:
@@ -173,7 +196,13 @@ def irof(probe: Probe, maps: Tensor, units: Units) -> Scores:
 
 
 def agreement(first: np.ndarray, second: np.ndarray) -> float:
-    """Kendall's tau-b of the ranks two baselines give the same methods; below 0.5 no winner may be named."""
+    """Kendall's tau-b of the ranks two baselines give the same methods; below 0.5 no winner may be named.
+
+    NaN for fewer than two methods.
+    """
     from scipy.stats import kendalltau
+
+    if len(first) < 2:
+        return float("nan")
 
     return float(kendalltau(first, second).statistic)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medxai.trust.curves import without_order
+from medxai.trust.curves import unanswered, without_order
 from medxai.trust.probe import Probe
 from medxai.trust.scores import Scores, scored
 
@@ -33,7 +33,7 @@ def _drop(probe: Probe, maps: Tensor) -> tuple[Tensor, tuple[str, ...]]:
     after = _through(probe, maps)
     reasons = tuple(
         reason or ("the clean score is not positive" if score <= 0 else "")
-        for reason, score in zip(without_order(maps), probe.clean.tolist(), strict=True)
+        for reason, score in zip(unanswered(without_order(maps), after[:, None]), probe.clean.tolist(), strict=True)
     )
     return (probe.clean - after).clamp_min(0) / probe.clean.clamp_min(1e-30), reasons
 
@@ -51,7 +51,9 @@ def average_drop(probe: Probe, maps: Tensor) -> Scores:
 
 def increase(probe: Probe, maps: Tensor) -> Scores:
     """1 where the score rises in the same image, else 0; arguments as in `average_drop`."""
-    return scored("increase", (_through(probe, maps) > probe.clean).double().numpy(), without_order(maps))
+    after = _through(probe, maps)
+    reasons = unanswered(without_order(maps), after[:, None])
+    return scored("increase", (after > probe.clean).double().numpy(), reasons)
 
 
 def adcc(probe: Probe, maps: Tensor, explain: Explainer) -> Scores:
@@ -107,6 +109,9 @@ def sufficiency(probe: Probe, masks: Tensor) -> Scores:
     Args:
         probe: asked for probabilities.
         masks: ``[B, *S]`` bool, the lesion.
+
+    Raises:
+        ValueError: the masks lie on another grid than the images (`medxai.trust.truth` brings them there).
     """
     return _kept("sufficiency", probe, masks, masks.float())
 
@@ -118,9 +123,12 @@ def necessity(probe: Probe, masks: Tensor) -> Scores:
 
 
 def _kept(name: str, probe: Probe, masks: Tensor, keep: Tensor) -> Scores:
+    if tuple(masks.shape) != (len(probe), *probe.spatial):
+        msg = f"masks {list(masks.shape)} and images {[len(probe), *probe.spatial]} lie on different grids"
+        raise ValueError(msg)
     reasons = tuple(
         "the mask is empty" if not some else "the clean score is not positive" if score <= 0 else ""
         for some, score in zip(masks.flatten(1).any(1).tolist(), probe.clean.tolist(), strict=True)
     )
-    after = probe.each(1, lambda rows, _which: keep[rows])[:, 0]
-    return scored(name, (after / probe.clean.clamp_min(1e-30)).numpy(), reasons)
+    after = probe.each(1, lambda rows, _which: keep[rows])
+    return scored(name, (after[:, 0] / probe.clean.clamp_min(1e-30)).numpy(), unanswered(reasons, after))

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from medxai.errors import ExplainError
 from medxai.explain.inputs import as_inputs
 from medxai.explain.masking.masker import Masker, read_score
 from medxai.explain.run import Run, Shared
 from medxai.explain.split import INPUT, Captured, Forward, infer
 from medxai.explain.target import Request, resolve
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """What takes the place of what is removed, where no operator of the engine makes it.
+
+    Attributes:
+        name: in reports.
+        values: ``[B, C, *S]``, or what broadcasts to it.
+    """
+
+    name: str
+    values: Tensor
 
 
 class Probe:
@@ -28,10 +43,15 @@ class Probe:
         forwards: images sent through the network so far, without the clean ones.
     """
 
-    def __init__(self, run: Run, masking: str | None = None, score: str = "prob") -> None:
+    def __init__(self, run: Run, masking: str | Baseline | None = None, score: str = "prob") -> None:
         self.run, self.score, self.forwards = run, score, 0
-        self._masker = Masker(run, masking)
-        self.name = self._masker.name
+        if isinstance(masking, Baseline):
+            self._masker: Masker | None = None
+            self.name = masking.name
+            self._base = masking.values.to(run.x).expand_as(run.x)
+        else:
+            self._masker = Masker(run, masking)
+            self.name = self._masker.name
         self.clean = read_score(run.target, run.logits, None, score).double().cpu()
 
     def __len__(self) -> int:
@@ -52,7 +72,14 @@ class Probe:
         """
         self.forwards += len(masks)
         with torch.inference_mode(False), torch.no_grad():
-            return self._masker.scores(masks, rows, score=self.score).double().cpu()
+            if self._masker is not None:
+                return self._masker.scores(masks, rows, score=self.score).double().cpu()
+            step = self.run.samples_at_once
+            parts = [
+                self.run.outputs(self.images(masks[i : i + step], rows[i : i + step]), rows[i : i + step])
+                for i in range(0, len(masks), step)
+            ]
+            return read_score(self.run.target, torch.cat(parts), rows, self.score).double().cpu()
 
     def images(self, masks: Tensor, rows: Tensor) -> Tensor:
         """Masked images ``[N, C, *S]``; arguments as in `scores`.
@@ -60,7 +87,10 @@ class Probe:
         Raises:
             ExplainError: the operator works inside the network.
         """
-        return self._masker.images(masks, rows)
+        if self._masker is not None:
+            return self._masker.images(masks, rows)
+        keep, which = masks[:, None].to(self.run.x), rows.to(self.run.x.device)
+        return self.run.x[which] * keep + self._base[which] * (1 - keep)
 
     def each(self, count: int, masks: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Scores ``[B, count]`` of so many versions of every sample, made in pieces to bound memory.
@@ -97,8 +127,14 @@ def open_run(
         masking: operator.
         seed: of what operators draw.
         chunk: samples per forward; None measures.
+
+    Raises:
+        ExplainError: the network puts out NaN or infinite values for the images themselves.
     """
     forward = model if isinstance(model, Forward) else Forward(model)
     inputs = as_inputs(x)
     captured = Captured(infer(forward, inputs), {}, {})
+    if not torch.isfinite(captured.logits).all():
+        msg = "the network puts out NaN or infinite values for the images themselves"
+        raise ExplainError(msg)
     return Run(Shared(forward, inputs, captured, seed, chunk, masking), resolve(classes, captured.logits), INPUT)

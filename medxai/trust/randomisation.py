@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medxai.explain.modes import evaluation
+from medxai.trust.curves import without_order
 from medxai.trust.drops import Explainer
 from medxai.trust.likeness import pearson, spearman, ssim
 from medxai.trust.scores import Scores, scored
@@ -96,8 +97,14 @@ def cascade(network: nn.Module, x: Tensor, steps: int = 0, seed: int = 42) -> It
         x: for statistics.
         steps: at most so many copies, evenly spread and the last one complete; 0 for one for each module.
         seed: of the draw.
+
+    Raises:
+        ValueError: no module can be drawn anew.
     """
     names = parametrised(network, x)[::-1]
+    if not names:
+        msg = "the network has no module with parameters that can be drawn anew"
+        raise ValueError(msg)
     ends = range(1, len(names) + 1)
     if 0 < steps < len(names):
         ends = [round((i + 1) * len(names) / steps) for i in range(steps)]  # type: ignore[assignment]
@@ -129,6 +136,9 @@ def mprt(
 
     Returns:
         The mean over the copies, and ``[B, steps]`` the value after each.
+
+    Raises:
+        ValueError: no module of the network can be drawn anew.
     """
     base = _smooth(make(network), x, noisy, seed)
     found = [
@@ -136,7 +146,7 @@ def mprt(
     ]
     values = torch.stack(found, 1)
     name = "smooth_mprt" if noisy else "mprt"
-    return scored(name, values.nanmean(1).numpy(), _zero(base), "lower"), values
+    return scored(name, values.nanmean(1).numpy(), without_order(base), "lower"), values
 
 
 def efficient_mprt(network: nn.Module, x: Tensor, make: Maker, *, seed: int = 42) -> Scores:
@@ -153,7 +163,8 @@ def efficient_mprt(network: nn.Module, x: Tensor, make: Maker, *, seed: int = 42
     before, after = histogram_entropy(base), histogram_entropy(other)
     found = torch.where(before > 0, (after - before) / before.clamp_min(1e-300), torch.nan)
     reasons = tuple(
-        r or ("the map takes a single value" if b <= 0 else "") for r, b in zip(_zero(base), before, strict=True)
+        r or ("the map takes a single value" if b <= 0 else "")
+        for r, b in zip(without_order(base), before, strict=True)
     )
     return scored("efficient_mprt", found.numpy(), reasons)
 
@@ -166,7 +177,7 @@ def random_logit(base: Tensor, other: Tensor, measure: str = "ssim") -> Scores:
         other: ``[B, *S]`` map of another class.
         measure: ssim, spearman or pearson.
     """
-    return scored("random_logit", _ALIKE[measure](base, other).numpy(), _zero(base), "lower")
+    return scored("random_logit", _ALIKE[measure](base, other).numpy(), without_order(base), "lower")
 
 
 def other_class(classes: Tensor, count: int, seed: int = 0) -> Tensor:
@@ -185,7 +196,7 @@ def other_class(classes: Tensor, count: int, seed: int = 0) -> Tensor:
 def histogram_entropy(maps: Tensor) -> Tensor:
     """Entropy ``[B]`` in nats of the histogram of each map's values, 100 bins from its least to its largest."""
     found = []
-    for row in maps.flatten(1).double():
+    for row in maps.flatten(1).double().nan_to_num(0, 0, 0):
         counts = torch.histc(row, _BINS)
         found.append(torch.special.entr(counts / counts.sum()).sum())
     return torch.stack(found)
@@ -198,7 +209,3 @@ def _smooth(explain: Explainer, x: Tensor, count: int, seed: int) -> Tensor:
     deviation = 0.1 * (x.flatten(1).amax(1) - x.flatten(1).amin(1)).view(-1, *[1] * (x.ndim - 1))
     parts = [explain(x + torch.randn(x.shape, generator=source).to(x) * deviation) for _ in range(count)]
     return torch.stack(parts).mean(0)
-
-
-def _zero(maps: Tensor) -> tuple[str, ...]:
-    return tuple("the map is zero everywhere" if zero else "" for zero in (maps == 0).flatten(1).all(1).tolist())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medxai.trust.curves import without_order
 from medxai.trust.drops import Explainer
 from medxai.trust.likeness import spearman, ssim
 from medxai.trust.scores import Scores, scored
@@ -99,8 +100,8 @@ def _over_noise(
     kept = ~torch.isnan(values)
     total = values.nan_to_num(0).sum(0) / kept.sum(0) if mean else values.nan_to_num(-1).amax(0)
     reasons = tuple(
-        "the map is zero everywhere" if empty else "every draw changed the decision" if not some else ""
-        for empty, some in zip((base == 0).all(1).tolist(), kept.any(0).tolist(), strict=True)
+        reason or ("every draw changed the decision" if not some else "")
+        for reason, some in zip(without_order(base), kept.any(0).tolist(), strict=True)
     )
     return scored(name, total.numpy(), reasons, "lower")
 
@@ -133,7 +134,7 @@ def consistency(explain: Explainer, x: Tensor, *, degrees: float = 5.0, shift: f
         (base[..., inside[0], inside[1]], shifted[..., inside[0], inside[1]]),
         (base[..., middle[0], middle[1]], turned[..., middle[0], middle[1]]),
     ]
-    reasons = tuple("the map is zero everywhere" if z else "" for z in (base == 0).flatten(1).all(1).tolist())
+    reasons = without_order(base)
     found: dict[str, Scores] = {}
     for name, measure in (("spearman", spearman), ("ssim", ssim)):
         values = torch.stack([measure(a.float(), b.float()) for a, b in pairs]).nanmean(0)

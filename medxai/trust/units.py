@@ -31,7 +31,14 @@ class Units:
         return torch.bincount(self.labels.flatten(), minlength=self.count)
 
     def sums(self, maps: Tensor) -> Tensor:
-        """Sum ``[B, count]`` float64 of ``maps [B, *S]`` over every unit."""
+        """Sum ``[B, count]`` float64 of ``maps [B, *S]`` over every unit.
+
+        Raises:
+            ValueError: the maps lie on another grid.
+        """
+        if maps.shape[1:] != self.labels.shape:
+            msg = f"maps {list(maps.shape[1:])} and units {list(self.labels.shape)} lie on different grids"
+            raise ValueError(msg)
         flat = maps.flatten(1).double()
         return flat.new_zeros(len(maps), self.count).index_add_(1, self.labels.flatten(), flat)
 

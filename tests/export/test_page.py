@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -72,3 +74,50 @@ def test_a_long_series_stays_small(tmp_path):
     case = build.ct_case(shape=(120, 64, 64))
     path = page.write(case.result, tmp_path, ExportOptions())[0]
     assert path.stat().st_size < 6_000_000
+
+
+def _two_maps(first: str, second: str) -> object:
+    from medxai.study import TrustReport
+
+    result = build.ct_case().result
+    assert len(result.explanations) == 2
+    trust = tuple(TrustReport(verdict, ("a reason",)) for verdict in (first, second))  # type: ignore[arg-type]
+    return replace(result, trust=trust)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "hidden"), [(("withheld", "limited"), [True, False]), (("limited", "withheld"), [False, True])]
+)
+def test_only_withheld_maps_are_hidden(verdicts, hidden, tmp_path):
+    export_all(_two_maps(*verdicts), tmp_path / "run", ExportOptions())
+    text = (tmp_path / "run" / "case.html").read_text()
+    assert f"const hidden = {str(hidden).lower()}" in text
+    assert ('id="toggle" aria-pressed="false">Show withheld overlay' in text) == hidden[0]
+    export_all(_two_maps(*verdicts), tmp_path / "sent", ExportOptions(send_withheld=True))
+    assert "const hidden = [false, false]" in (tmp_path / "sent" / "case.html").read_text()
+
+
+def test_the_button_follows_the_chosen_map(tmp_path):
+    """In a browser, where there is one: first map withheld, then the other one, then back with its overlay shown."""
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("the program chromium is not installed")
+    export_all(_two_maps("withheld", "limited"), tmp_path / "run", ExportOptions())
+    path = tmp_path / "run" / "case.html"
+    script = """<script>
+      const said = [], id = name => document.getElementById(name);
+      const note = () => said.push(`${id("toggle").textContent}/${id("toggle").getAttribute("aria-pressed")}/${id("over").hidden}`);
+      const choose = map => { id("layer").value = map; id("layer").onchange({ target: id("layer") }); note(); };
+      note(); choose("1"); choose("0"); id("toggle").click(); note(); choose("1"); id("toggle").click(); note(); choose("0");
+      document.body.dataset.said = said.join(";");
+    </script></body>"""  # noqa: E501
+    path.write_text(path.read_text().replace("</body>", script))
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/c",
+               "--dump-dom", path.as_uri()]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    (said,) = re.findall(r'data-said="([^"]*)"', done.stdout)
+    assert said.split(";") == [
+        "Show withheld overlay/false/true", "Overlay/true/false", "Show withheld overlay/false/true",
+        "Show withheld overlay/true/false", "Overlay/true/false", "Overlay/false/true",
+        "Show withheld overlay/true/false",
+    ]  # fmt: skip

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medxai.explain.engine import attribute, capture, load_methods
+from medxai.explain.engine import capture, load_methods
 from medxai.explain.inputs import as_inputs
 from medxai.explain.run import Run, Shared
 from medxai.explain.split import INPUT, Forward
@@ -19,10 +19,13 @@ from medxai.predict.infer import fuse_logits
 from medxai.predict.windows import Windows, plan_windows
 from medxai.study import Explanation, Prediction, Study, TrustReport, Volume
 from medxai.trust.body import anatomy
-from medxai.trust.gate.figures import MASKING, NOISE, Bench, Candidate
+from medxai.trust.gate.consensus import consensus
+from medxai.trust.gate.figures import MASKING, NAMES, Bench, Candidate
+from medxai.trust.gate.look import Look
 from medxai.trust.gate.verdict import Calibration, judge
 
 if TYPE_CHECKING:
+    from medxai.explain.method import Method
     from medxai.explain.study_map import ExplainOptions
     from medxai.predict.bundle import Bundle
     from medxai.prepare.grid import Grid
@@ -68,22 +71,10 @@ def explain_window(
         seed: of the noise.
     """
     found = load_methods([method])[0][0]
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
-    shared = [
-        Shared(forward, as_inputs(given), capture(forward, as_inputs(given), [layer], [found]), seed)
-        for given in (x, x + noise * (NOISE * x.std()))
-    ]
-
-    def one(which: Shared, target: int) -> Tensor:
-        return attribute(found, Run(which, resolve(target, which.captured.logits), layer), options)[0].cpu()
-
-    logits = shared[0].captured.logits.detach()[0]
-    if len(logits) > 1:
-        others = [c for c in logits.argsort(descending=True).tolist() if c != index]
-        rival = one(shared[0], others[0])
-    else:
-        rival = one(shared[0], 1 - index)
-    return Maps(one(shared[0], index), rival, one(shared[1], index), 2)
+    look = Look(forward, x, layer, [found], seed=seed)
+    own, rival = (look.map(found, options, which) for which in (index, look.rival(index)))
+    noisy = look.map(found, options, index, noisy=True)
+    return Maps(own, rival, noisy, look.forwards)
 
 
 def assess_study(
@@ -112,26 +103,36 @@ def assess_study(
     forward = Forward(network, options.autocast, prepared=options.prepared)
     windows = plan_windows(prepared.pixels.shape[1:], bundle.spec.preparation)
     region = anatomy_of(study.volume, prepared.grid)
+    methods = {name: _method(name, options) for name in {e.method: None for e in explanations}}
+    judged = [e for e in explanations if "empty" not in e.flags]
     reports = []
-    benches: dict[tuple[int, int], Bench] = {}
+    bench: Bench | None = None
+    look: Look | None = None
     for explanation in explanations:
         index = explanation.class_index
         which = strongest_window(prediction, bundle, index)
-        x = torch.from_numpy(windows.extract(prepared.pixels, [which])).to(options.device)
-        method = load_methods([explanation.method], options.method_options and {
-            name: given for name, given in options.method_options.items() if name == explanation.method
-        })[0]  # fmt: skip
+        method, method_options = methods[explanation.method]
         own = torch.from_numpy(np.ascontiguousarray(explanation.raw[which]))
-        rival, noisy, spent = None, None, 0
-        if method[0].INFO.layer == "one" and not method[0].INFO.repeats and "empty" not in explanation.flags:
-            maps = explain_window(forward, x, index, explanation.method, method[1], explanation.layer, options.seed)
-            rival, noisy, spent = maps.rival, maps.noisy, maps.forwards
-        if (which, index) not in benches:
-            benches[which, index] = open_bench(forward, x, index, masking, options.seed)
-            spent += 1
-        bench = benches[which, index]
-        before = bench.forwards
-        figures = bench.figures(Candidate(own, rival, noisy), window_of(region, windows, which))
+        figures, agreement, spent = dict.fromkeys(NAMES, float("nan")), {}, 0
+        if explanation in judged:
+            if look is None or bench is None:
+                x = torch.from_numpy(windows.extract(prepared.pixels, [which])).to(options.device)
+                needs = [m for m, _ in methods.values() if _shares(m)]
+                layer = next((e.layer for e in judged if _shares(methods[e.method][0])), bundle.spec.target_layer)
+                look = Look(forward, x, layer, needs, families=True, seed=options.seed)
+                bench = Bench(_run(look, index, forward), masking, options.seed)
+                spent += look.forwards + (not look.plain)
+            before = bench.forwards, look.forwards
+            rival, noisy = None, None
+            if _shares(method):
+                rival = look.map(method, method_options, look.rival(index))
+                noisy = look.map(method, method_options, index, noisy=True)
+            figures = bench.figures(Candidate(own, rival, noisy), window_of(region, windows, which))
+            others = look.family_maps(index)
+            for other in judged:
+                others.setdefault(methods[other.method][0].INFO.family, torch.from_numpy(other.raw[which]))
+            agreement = consensus(own, method.INFO.family, others, look.grid)
+            spent += bench.forwards - before[0] + look.forwards - before[1]
         reports.append(
             judge(
                 figures,
@@ -140,10 +141,29 @@ def assess_study(
                 label=explanation.class_label,
                 flags=explanation.flags,
                 masking=tuple(masking),
-                forwards=spent + bench.forwards - before,
+                forwards=spent,
+                agreement=agreement,
             )
         )
     return tuple(reports)
+
+
+def _method(name: str, options: ExplainOptions) -> tuple[Method, Any]:
+    given = {known: values for known, values in options.method_options.items() if known == name}
+    return load_methods([name], given)[0]
+
+
+def _shares(method: Method) -> bool:
+    """Whether a method's maps come out of one forward at the target layer."""
+    return method.INFO.layer == "one" and not method.INFO.repeats
+
+
+def _run(look: Look, index: int, forward: Forward) -> Run:
+    """The question behind the masked versions; a clean forward of its own where those run in another precision."""
+    shared = look.clean
+    if not look.plain:
+        shared = replace(shared, captured=capture(forward, shared.inputs, [], []))
+    return Run(shared, resolve(index, shared.captured.logits), INPUT)
 
 
 def anatomy_of(volume: Volume, grid: Grid) -> Tensor | None:

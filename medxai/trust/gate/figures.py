@@ -63,6 +63,8 @@ FIGURES = (
            "much of the evidence lies outside the body or on burnt-in graphics"),
 )  # fmt: skip
 NAMES = tuple(figure.name for figure in FIGURES)
+#: Figures that every map with evidence has.
+REMOVAL = ("drop", "drop_second", "deletion", "deletion_centre", "deletion_second", "insertion")
 
 
 @dataclass(frozen=True, eq=False)

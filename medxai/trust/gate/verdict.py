@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from medxai.errors import BundleError
 from medxai.identity import sha256_text
 from medxai.study import Flag, TrustReport, Verdict
-from medxai.trust.gate.figures import FIGURES
+from medxai.trust.gate.figures import FIGURES, REMOVAL
 
 FILE = "trust.json"
 FORMAT = 1
@@ -23,6 +23,10 @@ FORMAT = 1
 _REASONS = 3
 #: Row of a table that counts all kinds of broken explanations together.
 ALL = "all broken"
+_UNDEFINED = (
+    "not judged: its figures are not defined (no evidence in the decisive part of the image, or answers of the network "
+    "to masked images that are no numbers)"
+)
 #: A gate that catches less of them supports nothing.
 USEFUL = 0.5
 
@@ -146,6 +150,7 @@ def judge(
     flags: frozenset[Flag] = frozenset(),
     masking: tuple[str, ...] = (),
     forwards: int = 0,
+    agreement: Mapping[str, float] | None = None,
 ) -> TrustReport:
     """Verdict of one map.
 
@@ -160,8 +165,14 @@ def judge(
         flags: of the explanation.
         masking: operators in use.
         forwards: spent on the figures.
+        agreement: with maps of other method families (`medxai.trust.gate.consensus`); reported, no part of the verdict.
     """
-    given: dict[str, Any] = {"figures": dict(figures), "masking": masking, "forwards": forwards}
+    given: dict[str, Any] = {
+        "figures": dict(figures),
+        "masking": masking,
+        "forwards": forwards,
+        "agreement": dict(agreement or {}),
+    }
     if "empty" in flags:
         return TrustReport("withheld", ("the map is empty: nothing in the image speaks for this class",), **given)
     if calibration is None:
@@ -174,6 +185,8 @@ def judge(
         return TrustReport("limited", (reason, *_bad(figures)), **given)
     index = gate.index(figures)
     given |= {"index": index, "limited_below": gate.limited_below, "withheld_below": gate.withheld_below}
+    if any(math.isnan(figures.get(name, math.nan)) for name in REMOVAL):  # the sum would take them for average ones
+        return TrustReport("limited", (_UNDEFINED, *_bad(figures)), **given)
     if gate.caught < USEFUL:  # what it says of a map means little, either way
         reason = f"for {label} the gate catches only {gate.caught:.0%} of broken explanations"
         return TrustReport("limited", (reason, *_bad(figures)), **given)
@@ -220,7 +233,9 @@ def describe(report: TrustReport | None) -> dict[str, Any] | None:
     """A report for JSON; what is not defined becomes null."""
     if report is None:
         return None
-    plain = asdict(report) | {"figures": {name: _number(value) for name, value in report.figures.items()}}
+    plain = asdict(report) | {"consensus": report.consensus}
+    for table in ("figures", "agreement"):
+        plain[table] = {name: _number(value) for name, value in plain[table].items()}
     return {name: _number(value) for name, value in plain.items()}
 
 
