@@ -217,6 +217,9 @@ def train(data: Path, work: Path, out: Path, n_folds: int, say: Say) -> Path:
             "patient cannot be told apart.",
             "One patient has no infected slab, so AUROC is defined for two of them.",
             "The labels are per slice, not per voxel; there are no lesion masks to measure localisation with.",
+            "The trust gate has no thresholds for it: they need 20 explanations of at least 5 patients whom the "
+            "network never saw, and there are three patients, all of them in the training. Its maps are at most "
+            "*limited*.",
             "Overlapping slabs of one patient are not independent samples.",
         ),
         reproduce="python -m medxai.learn.train chest_ct --data $MEDXAI_DATA --out medxai/bundles --work .training",

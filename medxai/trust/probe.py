@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from medxai.errors import ExplainError
-from medxai.explain.inputs import as_inputs
+from medxai.explain.chunk import plan_chunk
+from medxai.explain.inputs import Inputs, as_inputs
 from medxai.explain.masking.masker import Masker, read_score
 from medxai.explain.run import Run, Shared
 from medxai.explain.split import INPUT, Captured, Forward, infer
-from medxai.explain.target import Request, resolve
+from medxai.explain.target import Request, resolve, select_output
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +119,9 @@ def open_run(
     seed: int = 0,
     chunk: int | None = None,
 ) -> Run:
-    """The run behind probes of several operators: one clean forward.
+    """The run behind probes of several operators: one clean forward, which also tells how many samples fit at once.
+
+    A larger batch needs a forward of one sample more for that.
 
     Args:
         model: classifier with ``[B, K]`` logits, or how to run it.
@@ -133,8 +136,22 @@ def open_run(
     """
     forward = model if isinstance(model, Forward) else Forward(model)
     inputs = as_inputs(x)
-    captured = Captured(infer(forward, inputs), {}, {})
+    size, logits = chunk, None
+    if chunk is None and len(inputs.x) == 1 and forward.prepared_for(inputs) is None:
+        size, logits = _plan(forward, inputs)
+    captured = Captured(infer(forward, inputs) if logits is None else logits, {}, {})
     if not torch.isfinite(captured.logits).all():
         msg = "the network puts out NaN or infinite values for the images themselves"
         raise ExplainError(msg)
-    return Run(Shared(forward, inputs, captured, seed, chunk, masking), resolve(classes, captured.logits), INPUT)
+    return Run(Shared(forward, inputs, captured, seed, size, masking), resolve(classes, captured.logits), INPUT)
+
+
+def _plan(forward: Forward, inputs: Inputs) -> tuple[int, Tensor]:
+    """How many samples fit, and the output of the one that was tried: the clean forward of a batch of one."""
+    seen: list[object] = []
+    handle = forward.network.register_forward_hook(lambda _network, _given, output: seen.append(output))
+    try:
+        size = plan_chunk(forward, inputs)
+    finally:
+        handle.remove()
+    return size, select_output(seen[-1], forward.output)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import breast, chest, engine, gate, growth, peers, prepared, studies, trust
+from tests.bench import breast, chest, engine, gate, growth, peers, prepared, quantus, studies, trust
 from tests.bench.entry import Entry, load, save
 
 DOCS = Path("docs")
@@ -46,7 +46,7 @@ SUITES: dict[tuple[str, ...], Callable[[], list[Entry]]] = {
         "growth_classes_exponent",
     ): growth.growth,
     ("insertion_deletion_3d_over_forwards",): trust.insertion_deletion,
-    ("metrics_2d_speedup_over_quantus",): trust.over_quantus,
+    quantus.names(): quantus.over_quantus,
     ("gate_fast_forwards",): gate.forwards,
     ("gate_broken_caught_share", "gate_false_alarm_share"): gate.shares,
     ("cli_import_seconds",): engine.cli_import,

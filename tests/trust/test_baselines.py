@@ -109,6 +109,21 @@ def test_two_baselines_and_the_agreement_of_their_ranks() -> None:
     assert compare(run, measure, {"exact": exact}, score="logit").best is None  # one method has no rank
 
 
+def test_the_clean_forward_chooses_the_batch() -> None:
+    """A batch of one is tried once for both; the clean scores are those of a plain forward."""
+    network, x, exact = linear()
+    seen: list[int] = []
+    handle = network.register_forward_pre_hook(lambda _network, given: seen.append(len(given[0])))
+    runs = [open_run(network, x[:1], 1), open_run(network, x, 1), open_run(network, x[:1], 1, chunk=2)]
+    assert seen == [1, 3, 1]
+    deletion(Probe(runs[0]), exact[:1], blocks(SHAPE[1:], 3), 4)
+    assert seen == [1, 3, 1, 4]
+    handle.remove()
+    with torch.no_grad():
+        torch.testing.assert_close(runs[0].logits, network(x[:1]))
+    assert not network._forward_hooks
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_the_rest_on_a_volume_of_one_slice(dims: int) -> None:
     """The closed forms of the image, D = 1 with the same units."""

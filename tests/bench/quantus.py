@@ -1,0 +1,237 @@
+"""Measures of explanations side by side with Quantus, in one process of the environment that has both."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.bench.engine import paired
+from tests.bench.entry import Entry, of_runs
+
+HERE = Path(__file__).parent
+RUNS = 9
+BATCH, SIZE, STEPS = 4, 96, 16
+#: Measure -> what is the same on both sides.
+MEASURES = {
+    "region_perturbation": f"{STEPS} patches of 24 x 24 to zero, every score within 1e-5",
+    "pixel_flipping": f"{STEPS} steps of 576 pixels to zero, every score within 1e-5",
+    "irof": "36 given segments to zero, every value within 1e-4",
+    "faithfulness_correlation": "100 random subsets of 224 pixels to zero, other draws",
+    "road": "9 shares of the pixels imputed by noisy linear interpolation, other noise",
+    "max_sensitivity": "Grad-CAM of 10 noisy images, of LayerGradCam of Captum there; other draws",
+}
+HEADLINE = "region_perturbation"
+_CASE = f"ResNet18, {BATCH} x [1, {SIZE}, {SIZE}], logits of one class"
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """One measure, here and there.
+
+    Attributes:
+        ours: a call with the network as it is, and with the prepared one.
+        theirs: the same of Quantus.
+        difference: largest difference of the results; None where draws differ.
+        limit: of the difference.
+    """
+
+    ours: Callable[[Any], Any]
+    theirs: Callable[[], Any]
+    difference: Callable[[Any, Any], float] | None = None
+    limit: float = 1e-5
+
+
+def over_quantus() -> list[Entry]:
+    """Seconds of Quantus over ours for each measure; empty without `make parity`."""
+    python = Path(".venv-parity/bin/python")
+    if not python.exists():
+        return []
+    path = os.pathsep.join([str(HERE / "shim"), str(Path.cwd())])
+    done = subprocess.run(
+        [str(python), "-m", "tests.bench.quantus"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    entries = []
+    for key, ratios in found.items():
+        name, form = key.split(":")
+        words = f"{name.replace('_', ' ')}, {form}: {MEASURES[name]}; {_CASE}"
+        if name == HEADLINE and form == "prepared":
+            entries.insert(0, of_runs("metrics_2d_speedup_over_quantus", ratios, "ratio", 3, "higher", words))
+        entries.append(of_runs(f"quantus_{name}_over_ours_{form}", ratios, "ratio", None, "higher", words))
+    return entries
+
+
+def names() -> tuple[str, ...]:
+    """All entries."""
+    each = (f"quantus_{name}_over_ours_{form}" for name in MEASURES for form in ("eager", "prepared"))
+    return ("metrics_2d_speedup_over_quantus", *each)
+
+
+def side_by_side(wanted: list[str]) -> dict[str, list[float]]:
+    """Seconds of Quantus over ours by measure and form of the network, run by run."""
+    import torch
+    from monai.networks.nets import resnet18
+
+    from tests.bench.peer_engine import _prepared
+
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+    x, maps = torch.rand(BATCH, 1, SIZE, SIZE) + 0.5, torch.rand(BATCH, SIZE, SIZE)
+    network = resnet18(spatial_dims=2, n_input_channels=1, conv1_t_stride=2, num_classes=10).eval()
+    compiled = _prepared(network, x[:1], "layer4")
+    found = {}
+    for name in wanted:
+        pair: Pair = globals()[f"_{name}"](network, x, maps)
+        for form, prepared in (("eager", None), ("prepared", compiled)):
+            if pair.difference is not None:
+                error = pair.difference(pair.ours(prepared), pair.theirs())
+                if error > pair.limit:
+                    raise RuntimeError(f"{name}, {form}: results differ by {error}")
+            ratios = paired(lambda pair=pair, prepared=prepared: pair.ours(prepared), pair.theirs, RUNS)
+            found[f"{name}:{form}"] = [1 / ratio for ratio in ratios]
+    return found
+
+
+def _probe(network: Any, x: Any, prepared: Any, masking: str = "zero", score: str = "logit") -> Any:
+    from medxai.explain.split import Forward
+    from medxai.trust.probe import Probe, open_run
+
+    return Probe(open_run(Forward(network, prepared=prepared), x, 1), masking, score)
+
+
+def _given(network: Any, x: Any, maps: Any) -> dict[str, Any]:
+    import numpy as np
+
+    return {"model": network, "x_batch": x.numpy(), "y_batch": np.ones(len(x), int), "a_batch": maps[:, None].numpy(),
+            "softmax": False, "channel_first": True}  # fmt: skip
+
+
+def _largest(one: Any, other: Any) -> float:
+    import numpy as np
+
+    return float(np.abs(np.asarray(one) - np.asarray(other)).max())
+
+
+def _region_perturbation(network: Any, x: Any, maps: Any) -> Pair:
+    import quantus
+
+    from medxai.trust.curves import deletion
+    from medxai.trust.units import blocks
+
+    units = blocks((SIZE, SIZE), 24)  # a quarter of each axis: as many patches as steps
+    metric = quantus.RegionPerturbation(
+        patch_size=24, regions_evaluation=STEPS, perturb_baseline=0.0, disable_warnings=True
+    )
+
+    def ours(prepared: Any) -> Any:
+        return deletion(_probe(network, x, prepared), maps, units, STEPS).scores
+
+    return Pair(ours, lambda: metric(**_given(network, x, maps)), lambda a, b: _largest(a[:, :1] - a[:, 1:], b))
+
+
+def _pixel_flipping(network: Any, x: Any, maps: Any) -> Pair:
+    import quantus
+
+    from medxai.trust.curves import deletion
+    from medxai.trust.units import blocks
+
+    units = blocks((SIZE, SIZE), 1)
+    metric = quantus.PixelFlipping(
+        features_in_step=units.count // STEPS, perturb_baseline=0.0, return_auc_per_sample=False, disable_warnings=True
+    )
+
+    def ours(prepared: Any) -> Any:
+        return deletion(_probe(network, x, prepared), maps, units, STEPS).scores
+
+    return Pair(ours, lambda: metric(**_given(network, x, maps)), lambda a, b: _largest(a[:, 1:], b))
+
+
+def _irof(network: Any, x: Any, maps: Any) -> Pair:
+    import numpy as np
+    import quantus
+    import quantus.helpers.utils
+
+    from medxai.trust.curves import deletion
+    from medxai.trust.units import blocks
+
+    np.trapz = np.trapezoid  # type: ignore[attr-defined]  # what Quantus integrates with, gone from NumPy 2.4
+    units = blocks((SIZE, SIZE), 16)
+    labels = units.labels.numpy()
+    quantus.helpers.utils.get_superpixel_segments = lambda **_: labels
+    metric = quantus.IROF(return_aggregate=False, perturb_baseline=0.0, disable_warnings=True)
+
+    def ours(prepared: Any) -> Any:
+        probe = _probe(network, x, prepared, score="prob")
+        scores = deletion(probe, maps, units, units.count).scores[:, 1:] / probe.clean[:, None]
+        return units.count - np.trapezoid(scores.numpy(), axis=1)
+
+    given = _given(network, x, maps) | {"softmax": True}
+    return Pair(ours, lambda: metric(**given), _largest, 1e-4)
+
+
+def _faithfulness_correlation(network: Any, x: Any, maps: Any) -> Pair:
+    import quantus
+
+    from medxai.trust.additive import faithfulness_correlation
+    from medxai.trust.units import blocks
+
+    units = blocks((SIZE, SIZE), 1)
+    metric = quantus.FaithfulnessCorrelation(
+        nr_runs=100, subset_size=224, perturb_baseline=0.0, return_aggregate=False, disable_warnings=True
+    )
+
+    def ours(prepared: Any) -> Any:
+        return faithfulness_correlation(_probe(network, x, prepared), maps, units, runs=100, share=224 / units.count)
+
+    return Pair(ours, lambda: metric(**_given(network, x, maps)))
+
+
+def _road(network: Any, x: Any, maps: Any) -> Pair:
+    import quantus
+
+    from medxai.trust.curves import ROAD_SHARES, follow
+    from medxai.trust.units import blocks
+
+    units = blocks((SIZE, SIZE), 1)
+    metric = quantus.ROAD(percentages=[round(100 * share) for share in ROAD_SHARES], noise=0.01, disable_warnings=True)
+
+    def ours(prepared: Any) -> Any:
+        return follow(_probe(network, x, prepared, "noise_inpaint"), units.order(maps), units, ROAD_SHARES)
+
+    return Pair(ours, lambda: metric(**_given(network, x, maps)))
+
+
+def _max_sensitivity(network: Any, x: Any, maps: Any) -> Pair:
+    import quantus
+
+    from medxai.explain import explain
+    from medxai.trust.robustness import max_sensitivity
+
+    metric = quantus.MaxSensitivity(nr_samples=10, disable_warnings=True)
+    given = _given(network, x, maps) | {
+        "a_batch": None, "explain_func": quantus.explain,
+        "explain_func_kwargs": {"method": "LayerGradCam", "gc_layer": network.layer4, "interpolate": (SIZE, SIZE)},
+    }  # fmt: skip
+
+    def ours(prepared: Any) -> Any:
+        return max_sensitivity(
+            lambda images: explain(network, images, classes=1, layers="layer4", prepared=prepared)[0].map, x, samples=10
+        )
+
+    return Pair(ours, lambda: metric(**given))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(side_by_side(sys.argv[1:] or list(MEASURES))) + "\n")
