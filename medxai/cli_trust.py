@@ -204,6 +204,8 @@ def validate(
     Every case is kept in OUT/cases, so that a run that was stopped goes on. Writes leaderboard.json, cases.csv,
     leaderboard.md and two plots.
     """
+    import torch
+
     from medxai.explain.registry import method_names
     from medxai.predict.bundle import AllowList, load_bundle
     from medxai.session import quiet_libraries
@@ -239,7 +241,10 @@ def validate(
         for loaded, rows in jobs:
             count = min(limit, len(rows))
             chosen = [rows[number * len(rows) // count] for number in range(count)]
-            run_cohort(loaded, loaded.network(), chosen, plan, out, step, cohort)
+            network = loaded.network()
+            if loaded.spec.preparation.axes == "HW":
+                network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            run_cohort(loaded, network, chosen, plan, out, step, cohort)
     if not cohort.results:
         msg = f"not one case can be measured: {next(iter(cohort.skipped), 'the tables are empty')}"
         raise TrustError(msg)

@@ -249,7 +249,7 @@ def test_command(tmp_path: Path) -> None:
     row = next(line for line in content["methods"] if line["name"] == "random")
     assert row["measures"]["pointing_game_10mm"]["n"] == 3  # it has millimetres
     for wrong, said in (
-        (["-b", str(path), "-b", str(path)], "2 bundles"),
+        (["-b", str(path), "-b", str(path)], "3 bundles"),
         (["--masking", "blur"], "two ways"),
         (["--labels", str(tmp_path / "none.csv")], "cannot be read"),
     ):

@@ -161,3 +161,10 @@ def test_relations_over_cases_and_within() -> None:
     assert mean.n == len(each) == 20
     assert isinstance(agreements(columns, PLAN.masking)[0].tau, Estimate)
     assert math.isnan(over_cases(columns, "layercam").value)  # no spread
+
+
+def test_few_patients_name_no_winner() -> None:
+    board = make_leaderboard(made_up(AGREED, 7), PLAN, "gradcam")
+    assert board.agreed
+    assert board.winner(FAITH) == board.winner(PLACE) == ""
+    assert "Fewer than 8 patients" in make_page(board, "T", {})

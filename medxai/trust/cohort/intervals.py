@@ -36,12 +36,13 @@ class Estimate:
     patients: int
 
     def __str__(self) -> str:
-        """Read as ``0.83 (0.79 to 0.87)``."""
+        """Read as ``0.83 (0.79 to 0.87)``; small numbers with a digit more."""
         if math.isnan(self.value):
             return "-"
+        digits = 3 if max(abs(x) for x in (self.value, self.low, self.high) if not math.isnan(x)) < 0.2 else 2
         if math.isnan(self.low):
-            return f"{self.value:.2f}"
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+            return f"{self.value:.{digits}f}"
+        return f"{self.value:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
     def as_dict(self) -> dict[str, float | int | None]:
         """For JSON: four decimals, None for NaN."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medxai.explain.registry import get_method
-from medxai.trust.cohort.choose import Choice, choose_default
+from medxai.trust.cohort.choose import LEAST_PATIENTS, Choice, choose_default
 from medxai.trust.cohort.columns import Columns
 from medxai.trust.cohort.intervals import Estimate, Values
 from medxai.trust.cohort.measures import FAITH, PLACE, measures_of
@@ -75,13 +75,18 @@ class Leaderboard:
     skipped: Mapping[str, int]
 
     @property
+    def enough(self) -> bool:
+        """Whether there are patients enough for intervals that decide anything."""
+        return len({case.patient for case in self.columns.results}) >= 2 * LEAST_PATIENTS
+
+    @property
     def agreed(self) -> bool:
         """Whether the ways of removing agree well enough to name a most faithful method."""
         return agree(self.agreements)
 
     def winner(self, measure: str) -> str:
         """The method with the largest mean that beats every control; empty when there is none or may be none."""
-        if measure == FAITH and not self.agreed:
+        if not self.enough or (measure == FAITH and not self.agreed):
             return ""
         able = [line for line in self.lines if not line.control and line.beats_controls(measure)]
         return max(able, key=lambda line: line.measures[measure].value).name if able else ""

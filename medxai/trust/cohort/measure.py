@@ -102,19 +102,27 @@ def _alike(a: Tensor, b: Tensor) -> float:
 def _faithfulness(
     network: nn.Module, case: CohortCase, maps: Mapping[str, Tensor], plan: Plan
 ) -> dict[str, tuple[dict[str, float], dict[str, str]]]:
-    """Area of insertion less area of deletion of the probability, for each operator and on average."""
+    """Area of insertion less area of deletion of the probability, for each operator and on average.
+
+    Maps that put the blocks in the same order, as many do for a network with average pooling, are measured once.
+    """
     names = list(maps)
     stack = torch.stack([maps[name] for name in names])
     reasons = without_order(stack)
-    x = case.x.expand(len(names), *case.x.shape[1:]).contiguous()
-    run = open_run(network, x, case.index, masking=plan.masking[0], seed=plan.seed, chunk=plan.chunk)
     units = blocks(case.mask.shape)
+    orders = units.order(stack.nan_to_num(0, 0, 0)).tolist()
+    keys = [(reason, *order) for reason, order in zip(reasons, orders, strict=True)]
+    first = {key: keys.index(key) for key in dict.fromkeys(keys)}
+    place = {key: number for number, key in enumerate(first)}
+    stack = stack[list(first.values())]
+    x = case.x.expand(len(stack), *case.x.shape[1:]).contiguous()
+    run = open_run(network, x, case.index, masking=plan.masking[0], seed=plan.seed, chunk=plan.chunk)
     columns = []
     for masking in plan.masking:
         probe = Probe(run, masking, score="prob")
         gain = insertion(probe, stack, units, plan.steps).area - deletion(probe, stack, units, plan.steps).area
         columns.append(gain.numpy())
-    table = np.stack(columns)
+    table = np.stack(columns)[:, [place[key] for key in keys]]
     found = {}
     for number, name in enumerate(names):
         values = {f"{FAITH}_{m}": float(table[i, number]) for i, m in enumerate(plan.masking)}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from medxai.trust.cohort.choose import Choice
+from medxai.trust.cohort.choose import LEAST_PATIENTS, Choice
 from medxai.trust.cohort.leaderboard import Leaderboard, Line
 from medxai.trust.cohort.measures import FAITH, PLACE, measures_of
 from medxai.trust.cohort.relations import LEAST_AGREEMENT
@@ -75,7 +75,9 @@ def findings(board: Leaderboard) -> list[str]:
         )
     if not board.agreed:
         found.append(f"- That is below {LEAST_AGREEMENT}: no method is called the most faithful.")
-    for measure, words in ((FAITH, "most faithful"), (PLACE, "best on the lesion")):
+    if not board.enough:
+        found.append(f"- Fewer than {2 * LEAST_PATIENTS} patients: no method is called the best.")
+    for measure, words in ((FAITH, "most faithful"), (PLACE, "best on the lesion")) if board.enough else ():
         name = board.winner(measure)
         if name:
             found.append(f"- {words.capitalize()} of those that beat every control: **{name}**.")
