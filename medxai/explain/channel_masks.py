@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from medxai.explain.enlarge import scaled_masks
+from medxai.explain.enlarge import scaled_maps, scaled_masks
 from medxai.explain.masking.masker import Masker, check_operator, check_score, read_score
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ class ChannelMasks:
         self._masker = Masker(run, options.masking)
         run.report["maps_used"] = self.alive.sum(1)
 
+    @cached_property
+    def _scaled(self) -> Tensor:
+        """``[count, *s]``, the masks before they are enlarged."""
+        return scaled_maps(self.maps[self._rows, self._channels], self._run.spatial)
+
     @property
     def count(self) -> int:
         """Forwards of one round over the batch."""
@@ -89,14 +95,16 @@ class ChannelMasks:
         size, run = self._run.samples_at_once, self._run
         for start in range(0, self.count, size):
             rows, channels = self._rows[start : start + size], self._channels[start : start + size]
-            masks = self.masks(rows, channels)
-            masks = masks * factor if shift is None else masks * factor + shift
-            if noise is None:
-                place = (key, run.layer, self._options.channels, self._options.reduce, start)
-                outputs = self._masker.outputs(masks, rows, place)
-            else:
+            place = (key, run.layer, self._options.channels, self._options.reduce, start)
+            if noise is not None:
+                masks = self.masks(rows, channels) * factor
                 images = self._masker.images(masks, rows) + masks[:, None].to(run.x) * noise
                 outputs = run.outputs(images, rows)
+            elif shift is not None:
+                outputs = self._masker.outputs(self.masks(rows, channels) * factor + shift, rows, place)
+            else:
+                maps = self._scaled[start : start + size] * factor
+                outputs = self._masker.enlarged(maps, rows, self.alive.sum(1), place)
             found[rows, channels] = read_score(run.target, outputs, rows, self._options.score).float().to(found)
         return found
 

@@ -26,7 +26,7 @@ def plan_chunk(forward: Forward, inputs: Inputs) -> int:
     prepared = forward.prepared_for(inputs)
     if prepared is not None:
         batch, image = prepared.manifest.batch, inputs.x[:1].numel() * inputs.x.element_size()
-        return max(1, int(min(_LARGEST, budget // (4 * image))) // batch) * batch
+        return max(1, int(min(prepared.most, budget // (4 * image))) // batch) * batch
     widest = 0
 
     def watch(_module: nn.Module, given: Any, output: Any) -> None:

@@ -22,13 +22,27 @@ def scaled_masks(maps: Tensor, size: Sequence[int]) -> Tensor:
         maps: on the layer's grid.
         size: of the image.
     """
-    axes = [_weights(cells, voxels) for cells, voxels in zip(maps.shape[1:], size, strict=True)]
+    return enlarge(scaled_maps(maps, size), size)
+
+
+def scaled_maps(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps ``[N, *s]`` that are `scaled_masks` when they are enlarged."""
+    axes = enlarging(maps.shape[1:], size)
     ends = [_turns(cells, voxels) for cells, voxels in zip(maps.shape[1:], size, strict=True)]
     few = _enlarge(maps, [weights[places] for weights, places in zip(axes, ends, strict=True)]).flatten(1)
     low, high = few.amin(1), few.amax(1)
     shape = (-1, *[1] * (maps.ndim - 1))
-    scaled = (maps - low.view(shape)) / (high - low).clamp_min(1e-12).view(shape)
-    return _enlarge(scaled, axes)
+    return (maps - low.view(shape)) / (high - low).clamp_min(1e-12).view(shape)
+
+
+def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """``[N, *s]`` -> ``[N, *size]``, linear between the centres of cells."""
+    return _enlarge(maps, enlarging(maps.shape[1:], size))
+
+
+def enlarging(cells: Sequence[int], size: Sequence[int]) -> list[Tensor]:
+    """Matrices ``[S_a, s_a]`` that enlarge each axis."""
+    return [_weights(few, many) for few, many in zip(cells, size, strict=True)]
 
 
 def _enlarge(maps: Tensor, axes: Sequence[Tensor]) -> Tensor:

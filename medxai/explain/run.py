@@ -12,12 +12,17 @@ from torch import Tensor, nn
 
 from medxai.errors import ExplainError
 from medxai.explain.chunk import plan_chunk
+from medxai.explain.enlarge import enlarging
 from medxai.explain.inputs import Inputs
 from medxai.explain.progress import Meter
 from medxai.explain.split import INPUT, Captured, Forward, forward_split, infer_versions
+from medxai.predict.blends import Pair
 
 if TYPE_CHECKING:
+    from medxai.explain.masking.operator import Blend
     from medxai.explain.target import Target
+    from medxai.predict.blends import Sums
+    from medxai.predict.local_changes import Known
 
 
 @dataclass(eq=False)
@@ -43,6 +48,8 @@ class Shared:
     several: tuple[str, ...] = ()
     gradients: dict[Target, dict[str, Tensor]] = field(default_factory=dict)
     memo: dict[Any, Tensor] = field(default_factory=dict)
+    known: dict[int, Known] = field(default_factory=dict)
+    mixing: dict[Any, Pair | Sums] = field(default_factory=dict)
 
     @cached_property
     def samples_at_once(self) -> int:
@@ -152,8 +159,38 @@ class Run:
         """
         parts = []
         for piece, which in self.chunks(x, rows):
-            parts.append(infer_versions(self.shared.forward, self.shared.inputs, piece, which).float())
+            parts.append(
+                infer_versions(self.shared.forward, self.shared.inputs, piece, which, self.shared.known).float()
+            )
             self.meter.advance(len(piece))
+        return torch.cat(parts)
+
+    def mixtures(self, name: str, blend: Blend, maps: Tensor, rows: Tensor, totals: Tensor) -> Tensor | None:
+        """Output ``[N, K]`` float32 for images blended by enlarged maps, or None where they must be made one by one.
+
+        Args:
+            name: of the operator.
+            blend: operator.
+            maps: ``[N, *s]``, masks before they are enlarged.
+            rows: ``[N]``, of which sample each is a version.
+            totals: ``[B]`` versions that will be asked for of each sample.
+        """
+        forward, inputs = self.shared.forward, self.shared.inputs
+        prepared = forward.prepared_for(inputs)
+        if prepared is None or inputs.x.dtype != torch.float32:
+            return None
+        parts, (order, counts) = [], torch.unique_consecutive(rows, return_counts=True)
+        for row, piece in zip(order.tolist(), torch.split(maps, counts.tolist()), strict=True):
+            key = (row, name, tuple(maps.shape[1:]))
+            if key not in self.shared.mixing:
+                weights = enlarging(maps.shape[1:], self.spatial)
+                pair = Pair(inputs.x[row].detach(), blend.baseline(row).detach(), weights)
+                self.shared.mixing[key] = prepared.mixing(pair, int(totals[row]))
+            found = prepared.mixed(self.shared.mixing[key], piece)
+            if found is None:
+                return None
+            parts.append(found)
+        self.meter.advance(len(maps))
         return torch.cat(parts)
 
     def scores(self, x: Tensor, rows: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from medxai.explain.replay import ReplayPlan, replaying
 from medxai.explain.target import describe, select_output
 
 if TYPE_CHECKING:
+    from medxai.predict.local_changes import Known
     from medxai.predict.prepared import Prepared
 
 #: Name of the input image where a layer name is expected.
@@ -246,10 +247,17 @@ def infer(forward: Forward, inputs: Inputs) -> Tensor:
         return select_output(inputs.call(forward.network), forward.output)
 
 
-def infer_versions(forward: Forward, inputs: Inputs, images: Tensor, rows: Tensor) -> Tensor:
+def infer_versions(forward: Forward, inputs: Inputs, images: Tensor, rows: Tensor, known: dict[int, Known]) -> Tensor:
     """As `infer`, for other images ``[N, C, *S]``; row i is a version of sample ``rows[i]`` of `inputs`.
 
     A prepared network computes only what differs from the sample, where that is less.
+
+    Args:
+        forward: network and how to run it.
+        inputs: the batch.
+        images: versions.
+        rows: ``[N]``.
+        known: what a prepared network makes of each sample, kept here from call to call; empty at first.
     """
     prepared = forward.prepared_for(inputs)
     if prepared is None or not prepared.fits(images):
@@ -257,7 +265,10 @@ def infer_versions(forward: Forward, inputs: Inputs, images: Tensor, rows: Tenso
     order, counts = torch.unique_consecutive(rows, return_counts=True)
     pieces = torch.split(images, counts.tolist())
     return torch.cat(
-        [prepared.changed(inputs.x[row], piece) for row, piece in zip(order.tolist(), pieces, strict=True)]
+        [
+            prepared.changed(inputs.x[row], piece, known.setdefault(row, {}))
+            for row, piece in zip(order.tolist(), pieces, strict=True)
+        ]
     )
 
 

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medxai.predict.openvino_engine import Precision, build, fix, openvino
+from medxai.predict.openvino_engine import TOLERANCE, Precision, build, cut, fix
 from medxai.predict.reach import Reach, Waist, between, waists
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ Array = NDArray[np.float32]
 #: ``[N, axes, 2]`` first and last position of every region, included.
 Boxes = NDArray[np.int64]
 Places = NDArray[np.int64]
+#: By the names of tensors, what one image gives there.
+Known = dict[tuple[str, ...], dict[str, Array]]
 
 #: Less is saved than what is lost by running in pieces.
 _LEAST_SAVED = 0.1
@@ -39,8 +41,6 @@ _MOVE = 100.0
 _STEP = 0.03
 #: Kinds of regions that are compiled; more of them are run through the whole network.
 _KINDS = 4
-#: Relative difference from the whole network that rounding explains.
-_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 
 
 @dataclass(frozen=True)
@@ -70,21 +70,23 @@ class LocalChanges:
 
     def __init__(self, read: Callable[[], Any], shape: Sequence[int], batch: int, precision: Precision) -> None:
         self._read, self._shape, self._batch, self._precision = read, tuple(shape), batch, precision
-        self._tolerance = _TOLERANCE[precision]
+        self._tolerance = TOLERANCE[precision]
         self._waists, self._work = self._find()
         self._plans: dict[bytes, list[Step]] = {}
         self._compiled: dict[Any, Callable[[Tensor], list[Tensor]]] = {}
         self._trusted: dict[tuple[Step, ...], bool] = {}
-        self._known: tuple[Tensor | None, tuple[str, ...], dict[str, Array]] = (None, (), {})
         self._lock = threading.Lock()
 
-    def __call__(self, clean: Tensor, images: Tensor, whole: Callable[[Tensor], Tensor]) -> Tensor | None:
+    def __call__(
+        self, clean: Tensor, images: Tensor, whole: Callable[[Tensor], Tensor], known: Known | None = None
+    ) -> Tensor | None:
         """Logits ``[N, K]``, or None where running the whole network is the better way.
 
         Args:
-            clean: ``[C, *S]``; what the network makes of the last one is remembered.
+            clean: ``[C, *S]``.
             images: ``[N, C, *S]`` float32.
             whole: the whole network, for comparison.
+            known: what the network makes of `clean`, kept here from call to call; empty at first.
         """
         with self._lock:
             if len(self._plan(regions(clean, images[:1]))) < 2:  # the others will be alike
@@ -93,11 +95,11 @@ class LocalChanges:
             steps = self._plan(boxes)
             if len(steps) < 2 or not self._admit(tuple(steps)):
                 return None
-            known = self._of(clean, steps)
+            waists = self._of(clean, steps, {} if known is None else known)
             parts = []
             for start in range(0, len(images), self._batch):
                 many = images[start : start + self._batch].numpy()
-                parts.append(self._run(steps, known, many, boxes[start : start + self._batch]))
+                parts.append(self._run(steps, waists, many, boxes[start : start + self._batch]))
             logits = torch.from_numpy(np.concatenate(parts))
             if tuple(steps) not in self._trusted:
                 self._compare(tuple(steps), logits[:1], whole(images[:1]))
@@ -125,17 +127,16 @@ class LocalChanges:
         if not self._trusted[steps]:
             logger.warning("local changes differ from the whole network by %.1e: it is run as a whole", difference)
 
-    def _of(self, clean: Tensor, steps: list[Step]) -> dict[str, Array]:
+    def _of(self, clean: Tensor, steps: list[Step], known: Known) -> dict[str, Array]:
         """What the unchanged image gives at the waists of the steps."""
         names = tuple(step.source.name for step in steps[1:])
-        before = self._known[0]
-        if before is None or self._known[1] != names or not torch.equal(before, clean):
+        if names not in known:
             values = self._model(("clean", names), 1, lambda model: cut(model, None, names, [1, *self._shape]))(
                 clean[None]
             )
             found = {name: value[0].numpy() for name, value in zip(names, values, strict=True)}
-            self._known = (clean, names, found | {self._waists[0].name: clean.numpy()})
-        return self._known[2]
+            known[names] = found | {self._waists[0].name: clean.numpy()}
+        return known[names]
 
     def _run(self, steps: list[Step], known: dict[str, Array], images: Array, boxes: Boxes) -> Array:
         """Logits of at most one batch."""
@@ -147,7 +148,8 @@ class LocalChanges:
         for step in steps:
             starts = nowhere if step.target is None else crops(step.source, step.target, changed, step.crop)[0]
             base = known[step.source.name]
-            given = np.zeros((self._batch, len(base), *step.crop), np.float32)
+            given = np.empty((self._batch, len(base), *step.crop), np.float32)
+            given[count:] = 0
             for i in range(count):
                 given[i] = base[(slice(None), *_slices(starts[i], step.crop))]
                 self._put(given[i], starts[i], values[i], origin[i], changed[i])
@@ -189,14 +191,15 @@ class LocalChanges:
 
 def regions(clean: Tensor, images: Tensor) -> Boxes:
     """First and last position ``[N, axes, 2]`` that differs; position 0 alone where nothing does."""
-    differs = (images != clean).any(1)
+    # NumPy, since PyTorch's threads go on spinning for a while and would hold up the network.
+    differs = (images.numpy() != clean.numpy()).any(1)
     boxes = np.zeros((len(images), differs.ndim - 1, 2), np.int64)
-    for axis in range(differs.ndim - 1):
-        others = [other + 1 for other in range(differs.ndim - 1) if other != axis]
-        line = (differs.amax(others) if others else differs).numpy()
+    for axis in range(boxes.shape[1]):
+        line = differs.reshape(*differs.shape[:2], -1).any(2)
         found = line.any(1)
         boxes[:, axis, 0] = np.where(found, line.argmax(1), 0)
         boxes[:, axis, 1] = np.where(found, line.shape[1] - 1 - line[:, ::-1].argmax(1), 0)
+        differs = differs.any(1)
     return boxes
 
 
@@ -267,30 +270,6 @@ def plan_steps(found: Sequence[Waist], work: float, boxes: Boxes) -> list[Step]:
     if total(last) > (1 - _LEAST_SAVED) * work:
         last = 0
     return [*best[last][1], Step(found[last], None, found[last].shape[1:])]
-
-
-def cut(model: Any, source: str | None, outputs: Sequence[str] | None, shape: Sequence[int]) -> Any:
-    """Part of a model, as one of fixed `shape`.
-
-    Args:
-        model: of fixed shape (`fix`), with the batch of `shape`; taken apart.
-        source: node whose output becomes the input; None for the model's own input.
-        outputs: nodes whose outputs it returns; None for those of the model.
-        shape: of the input.
-    """
-    ov = openvino()
-    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
-    parameter = model.get_parameters()[0]
-    results = model.get_results() if outputs is None else [ov.opset15.result(nodes[name].output(0)) for name in outputs]
-    if source is not None:
-        given = nodes[source].output(0)
-        uses = given.get_target_inputs()
-        parameter = ov.opset15.parameter([-1, *shape[1:]], given.get_element_type())
-        for use in uses:
-            use.replace_source_output(parameter.output(0))
-    part = ov.Model(results, [parameter], "part")
-    part.reshape({0: list(shape)})
-    return part
 
 
 def _slices(start: Boxes, size: Sequence[int]) -> tuple[slice, ...]:

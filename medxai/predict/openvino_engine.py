@@ -11,22 +11,28 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medxai.errors import BundleError
+from medxai.predict.reach import Waist, affine_end, deep_from, waists
 from medxai.predict.short_convolution import shorten
 
 Precision = Literal["float32", "bfloat16"]
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
+#: Relative difference from the whole network that rounding explains where a shorter way is taken.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 _TELEMETRY = "openvino_telemetry"
+#: So many batches go at once through layers whose weights outweigh their values.
+_MANY = 4
 
 
 def openvino() -> Any:
@@ -127,22 +133,82 @@ def _quiet() -> Iterator[None]:
         root.removeHandler(silence)
 
 
+class Run(Protocol):
+    """A compiled model of fixed shape."""
+
+    def __call__(self, *given: Tensor, into: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Outputs for inputs of just that shape, in memory of their own or in that of `into`."""
+        ...
+
+
+class Front(Protocol):
+    """Nodes that make the input of a network.
+
+    Attributes:
+        key: equal for fronts of the same nodes.
+        given: what they need besides the samples, the same for all of them.
+    """
+
+    @property
+    def key(self) -> Hashable:
+        """See above."""
+        ...
+
+    @property
+    def given(self) -> Sequence[Tensor]:
+        """See above."""
+        ...
+
+    def make(self, op: Any, shape: Sequence[int]) -> tuple[list[Any], Any]:
+        """Parameters, first for `given` and last for the samples, and the node that makes an input of `shape`."""
+        ...
+
+
 class Engine:
     """A converted network that runs batches of any size, by running batches of a few fixed sizes.
 
     Args:
         graph: XML of `convert`.
         weights: weights of `convert`.
-        shape: ``(C, *S)`` of the input.
-        batch: largest batch that is run at once; the other size is 1.
+        shape: ``(C, *S)`` of the network's input.
+        batch: samples that are run at once; the other sizes are 1 and, from where weights outweigh values, `many`.
         precision: of the computation; inputs and outputs are float32.
+        source: run the network from this tensor on alone, which is the input then.
+
+    Attributes:
+        shape: ``(C, *S)`` of the input.
     """
 
-    def __init__(self, graph: bytes, weights: bytes, shape: Sequence[int], batch: int, precision: Precision) -> None:
-        self.shape, self.batch, self.precision = tuple(shape), batch, precision
+    def __init__(
+        self,
+        graph: bytes,
+        weights: bytes,
+        shape: Sequence[int],
+        batch: int,
+        precision: Precision,
+        source: Waist | None = None,
+    ) -> None:
+        self.shape = tuple(shape) if source is None else source.shape
+        self.batch, self.precision = batch, precision
+        self._whole_shape, self._source = tuple(shape), source
         self._graph, self._weights = graph, weights
-        self._compiled: dict[tuple[int, int], Callable[[Tensor], list[Tensor]]] = {}
+        self._compiled: dict[Any, Run] = {}
         self._lock = threading.Lock()
+
+    @property
+    def many(self) -> int:
+        """Samples that are run at once where weights outweigh values; calls with fewer do not reach that speed."""
+        return _MANY * self.batch
+
+    def behind(self, source: Waist) -> Engine:
+        """The network from a tensor on."""
+        return Engine(self._graph, self._weights, self._whole_shape, self.batch, self.precision, source)
+
+    @cached_property
+    def affine(self) -> Waist | None:
+        """Last tensor that is an affine function of the input behind one convolution; None without such a layer."""
+        name = affine_end(fix(self.read(), [1, *self._whole_shape]))
+        return next((waist for waist in self._found[0] if waist.name == name), None)
 
     def __call__(self, x: Tensor) -> list[Tensor]:
         """Outputs for ``x [B, C, *S]``, each ``[B, ...]`` float32 on the CPU and without a graph.
@@ -153,28 +219,72 @@ class Engine:
         if tuple(x.shape[1:]) != self.shape or not len(x):
             msg = f"prepared for inputs [*, {', '.join(map(str, self.shape))}], the input is {list(x.shape)}"
             raise BundleError(msg)
-        given = x.detach().to("cpu", torch.float32).contiguous()
-        parts = []
+        return self._batches(x, lambda size, end: self._run(size, end=end))
+
+    def through(self, front: Front, x: Tensor) -> list[Tensor]:
+        """Outputs for inputs that the graph itself makes of ``x [B, ...]``."""
+        return self._batches(x, lambda size, end: partial(self._run(size, end=end, front=front), *front.given))
+
+    def until(self, end: Waist, x: Tensor) -> Tensor:
+        """What a batch ``[B, C, *S]`` gives at a tensor, ``[B, *end.shape]``, one sample after the other."""
+        found = torch.empty(len(x), *end.shape)
         with self._lock:
-            start = 0
-            for size, real in split_batch(len(given), self.batch):
+            front = self._run(1, end=end)
+            for number in range(len(x)):
+                front(x[number : number + 1].contiguous(), into=[found[number : number + 1]])
+        return found
+
+    def _batches(self, x: Tensor, first: Callable[[int, Waist | None], Run]) -> list[Tensor]:
+        """Cut a batch into those that are compiled; `first` gives what runs so many up to a tensor or to the end."""
+        given = x.detach().to("cpu", torch.float32).contiguous()
+        parts, start = [], 0
+        with self._lock:
+            while len(given) - start >= self.many and self._deep is not None:
+                many = given[start : start + self.many]
+                front, values = first(self.batch, self._deep), torch.empty(self.many, *self._deep.shape)
+                for piece, place in zip(torch.split(many, self.batch), torch.split(values, self.batch), strict=True):
+                    front(piece, into=[place])
+                parts.append(self._run(self.many, start=self._deep)(values))
+                start += self.many
+            for size, real in split_batch(len(given) - start, self.batch):
                 piece = given[start : start + real]
                 if real < size:
-                    piece = torch.cat([piece, piece.new_zeros(size - real, *self.shape)])
-                parts.append([output[:real] for output in self._run(size)(piece)])
+                    piece = torch.cat([piece, piece.new_zeros(size - real, *given.shape[1:])])
+                parts.append([output[:real] for output in first(size, None)(piece)])
                 start += real
         if len(parts) == 1:
             return parts[0]
         return [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
 
-    def _run(self, size: int) -> Callable[[Tensor], list[Tensor]]:
-        key = (size, torch.get_num_threads())
-        if key not in self._compiled:
-            self._compiled[key] = self._compile(*key)
-        return self._compiled[key]
+    @cached_property
+    def _found(self) -> tuple[list[Waist], float]:
+        model = fix(self.read(), [1, *self._whole_shape])
+        found, work = waists(model)
+        if len(model.get_results()) > 1:  # a result may come from before a waist
+            found = found[:1]
+        if self._source is not None:
+            place = [waist.name for waist in found].index(self._source.name)
+            found = found[place:]
+        return found, work
 
-    def _compile(self, size: int, threads: int) -> Callable[[Tensor], list[Tensor]]:
-        return build(fix(self.read(), [size, *self.shape]), self.precision, threads)
+    @cached_property
+    def _deep(self) -> Waist | None:
+        return deep_from(*self._found, self.batch)
+
+    def _run(self, size: int, start: Waist | None = None, end: Waist | None = None, front: Front | None = None) -> Run:
+        """What runs the network, or the part between two waists, for `size` samples."""
+        start = start or self._source
+        key = (size, torch.get_num_threads(), start, end, front and front.key)
+        if key not in self._compiled:
+            model = fix(self.read(), [size, *self._whole_shape])
+            if start is not None or end is not None:
+                shape = self._whole_shape if start is None else start.shape
+                names = None if end is None else [end.name]
+                model = cut(model, None if start is None else start.name, names, [size, *shape])
+            if front is not None:
+                graft(model, front)
+            self._compiled[key] = build(model, self.precision, key[1])
+        return self._compiled[key]
 
     def read(self) -> Any:
         """A fresh model of any batch size, to be changed freely."""
@@ -193,7 +303,44 @@ def fix(model: Any, shape: Sequence[int]) -> Any:
     return model
 
 
-def build(model: Any, precision: Precision, threads: int) -> Callable[[Tensor], list[Tensor]]:
+def cut(model: Any, source: str | None, outputs: Sequence[str] | None, shape: Sequence[int]) -> Any:
+    """Part of a model, as one of fixed `shape`.
+
+    Args:
+        model: of fixed shape (`fix`), with the batch of `shape`; taken apart.
+        source: node whose output becomes the input; None for the model's own input.
+        outputs: nodes whose outputs it returns; None for those of the model.
+        shape: of the input.
+    """
+    ov = openvino()
+    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    parameter = model.get_parameters()[0]
+    results = model.get_results() if outputs is None else [ov.opset15.result(nodes[name].output(0)) for name in outputs]
+    if source is not None:
+        given = nodes[source].output(0)
+        uses = given.get_target_inputs()
+        parameter = ov.opset15.parameter([-1, *shape[1:]], given.get_element_type())
+        for use in uses:
+            use.replace_source_output(parameter.output(0))
+    part = ov.Model(results, [parameter], "part")
+    part.reshape({0: list(shape)})
+    return part
+
+
+def graft(model: Any, front: Front) -> None:
+    """Put what makes the input in the place of a model's only input; it comes last, what it is made with before."""
+    old = model.get_parameters()[0]
+    given = old.output(0)
+    uses = given.get_target_inputs()
+    parameters, made = front.make(openvino().opset15, list(given.shape))
+    for use in uses:
+        use.replace_source_output(made.output(0))
+    model.remove_parameter(old)
+    model.add_parameters(parameters)
+    model.validate_nodes_and_infer_types()
+
+
+def build(model: Any, precision: Precision, threads: int) -> Run:
     """Compile a model of fixed shape for the CPU; returns what runs it, one call at a time."""
     if precision == "float32":
         shorten(openvino(), model)
@@ -204,10 +351,15 @@ def build(model: Any, precision: Precision, threads: int) -> Callable[[Tensor], 
     }
     request = openvino().Core().compile_model(model, "CPU", options).create_infer_request()
 
-    def run(x: Tensor) -> list[Tensor]:
-        results = request.infer({0: x.numpy()}, share_inputs=True, share_outputs=True)
+    def run(*given: Tensor, into: Sequence[Tensor] | None = None) -> list[Tensor]:
+        inputs = {i: x.numpy() for i, x in enumerate(given)}
+        results = request.infer(inputs, share_inputs=True, share_outputs=True)
         # The memory of the results is used again by the next call.
-        return [torch.from_numpy(np.array(results[i], dtype=np.float32)) for i in range(len(results))]
+        if into is None:
+            return [torch.from_numpy(np.array(results[i], dtype=np.float32)) for i in range(len(results))]
+        for i, place in enumerate(into):
+            place.numpy()[:] = results[i]
+        return list(into)
 
     return run
 

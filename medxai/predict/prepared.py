@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from medxai.errors import BundleError
 from medxai.files import write_bytes
 from medxai.identity import sha256_text
+from medxai.predict.blends import Blends, Pair, Sums
 from medxai.predict.bundle import SHIPPED
-from medxai.predict.local_changes import LocalChanges
+from medxai.predict.local_changes import Known, LocalChanges
 from medxai.predict.openvino_engine import Engine, Precision, openvino, processor_runs
 from medxai.predict.short_convolution import VERSION
 
@@ -108,6 +109,11 @@ class Prepared:
         """Replay plan of the stem, for ``ReplayPlan.from_json``."""
         return self.manifest.plan
 
+    @property
+    def most(self) -> int:
+        """Images of one call beyond which it gets no faster."""
+        return self._whole.many
+
     def fits(self, x: Tensor) -> bool:
         """True if ``x [B, C, *S]`` is a CPU batch of the prepared size; ask before running, or catch the error."""
         return tuple(x.shape[1:]) == self.manifest.shape and x.device.type == "cpu"
@@ -128,12 +134,13 @@ class Prepared:
         """
         return self._whole(x)[0]
 
-    def changed(self, clean: Tensor, images: Tensor) -> Tensor:
+    def changed(self, clean: Tensor, images: Tensor, known: Known) -> Tensor:
         """As `whole`, for versions of one image; where they differ from it in a small region, in less time.
 
         Args:
             clean: ``[C, *S]`` the image.
             images: ``[N, C, *S]`` its versions, any dtype.
+            known: what the network makes of the image, kept here from call to call; empty at first.
 
         Raises:
             BundleError: the images have another shape than prepared.
@@ -142,10 +149,18 @@ class Prepared:
             return self.whole(images)
         given = images.detach().to("cpu", torch.float32).contiguous()
         if clean.dtype == torch.float32:
-            logits = self._local(clean.detach(), given, self.whole)
+            logits = self._local(clean.detach(), given, self.whole, known)
             if logits is not None:
                 return logits
         return self.whole(given)
+
+    def mixing(self, pair: Pair, total: int) -> Pair | Sums:
+        """What `mixed` needs to know of two images for so many masks."""
+        return self._blends.ready(pair, total)
+
+    def mixed(self, made: Pair | Sums, masks: Tensor) -> Tensor | None:
+        """As `whole`, for mixtures of two images by smooth masks; see `medxai.predict.blends.Blends`."""
+        return self._blends(made, masks.detach())
 
     def describe(self) -> dict[str, Any]:
         """JSON-serialisable: what was prepared, for which machine, and what was measured then."""
@@ -164,6 +179,10 @@ class Prepared:
     def _local(self) -> LocalChanges:
         m = self.manifest
         return LocalChanges(self._whole.read, m.shape, m.batch, m.precision)
+
+    @cached_property
+    def _blends(self) -> Blends:
+        return Blends(self._whole)
 
     def _engine(self, kind: str) -> Engine:
         m = self.manifest

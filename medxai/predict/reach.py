@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -11,8 +12,12 @@ _POINTWISE = frozenset(
     "Relu PRelu Sigmoid Tanh Elu Selu Clamp Gelu Swish HSwish HSigmoid Mish SoftPlus Exp Abs Negative Sqrt Power "  # noqa: SIM905
     "Convert BatchNormInference Add Subtract Multiply Divide Maximum Minimum".split()
 )
+#: With constants for all other inputs.
+_AFFINE = frozenset({"BatchNormInference", "Add", "Subtract", "Multiply", "Divide"})
 _CONVOLUTIONS = frozenset({"Convolution", "GroupConvolution"})
 _POOLS = frozenset({"MaxPool", "AvgPool"})
+#: Share of the multiplications for which a part of its own is worth it.
+_LEAST_DEEP = 0.1
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,16 @@ class Waist:
         shape: ``(C, *s)``.
         reach: in positions of the input, one span for each spatial axis.
         work: multiplications from the input to here, for one sample.
+        weights: numbers in the kernels from the input to here.
+        values: numbers that layers with kernels give from the input to here, for one sample.
     """
 
     name: str
     shape: tuple[int, ...]
     reach: Reach
     work: float
+    weights: int
+    values: int
 
 
 def waists(model: Any) -> tuple[list[Waist], float]:
@@ -81,7 +90,7 @@ def waists(model: Any) -> tuple[list[Waist], float]:
     batch = start.output(0).shape[0]
     reaches: dict[str, Reach | None] = {start.get_friendly_name(): (Span(),) * (len(start.output(0).shape) - 2)}
     open_uses = {start.get_friendly_name(): len(start.output(0).get_target_inputs())}
-    found, work = [_waist(start, reaches, 0.0)], 0.0
+    found, work, weights, values = [_waist(start, reaches)], 0.0, 0, 0
     for node in nodes:
         name = node.get_friendly_name()
         sources = [node.input_value(i).get_node() for i in range(node.get_input_size())]
@@ -89,6 +98,9 @@ def waists(model: Any) -> tuple[list[Waist], float]:
         if not live or node is start:
             continue
         work += _multiplications(node) / batch
+        if node.get_type_name() in _CONVOLUTIONS | {"MatMul"}:
+            weights += prod(node.input_value(1).shape)
+            values += prod(node.output(0).shape) // batch
         reaches[name] = _reach(node, sources, reaches)
         open_uses[name] = sum(len(output.get_target_inputs()) for output in node.outputs())
         for source in sources:
@@ -96,8 +108,58 @@ def waists(model: Any) -> tuple[list[Waist], float]:
                 open_uses[source.get_friendly_name()] -= 1
         open_uses = {key: count for key, count in open_uses.items() if count > 0}
         if reaches[name] is not None and set(open_uses) == {name}:
-            found.append(_waist(node, reaches, work))
+            found.append(_waist(node, reaches, work, weights, values))
     return found, work
+
+
+def deep_from(found: Sequence[Waist], work: float, batch: int) -> Waist | None:
+    """First waist behind which every layer has more weights than a batch has values in it; None if little is behind.
+
+    There reading the weights takes longer than computing with them, and larger batches are faster.
+
+    Args:
+        found: waists from the input on.
+        work: multiplications of the whole network.
+        batch: samples at once.
+    """
+    place = len(found) - 1
+    for i in range(len(found) - 1, 0, -1):
+        weights, values = found[i].weights - found[i - 1].weights, found[i].values - found[i - 1].values
+        if weights < batch * values:
+            break
+        if values:
+            place = i - 1
+    return found[place] if place and work - found[place].work > _LEAST_DEEP * (work - found[0].work) else None
+
+
+def affine_end(model: Any) -> str | None:
+    """Name of the last node behind one convolution of the input that is affine in it; None without one.
+
+    Args:
+        model: of one image input, of fixed shape.
+    """
+    node = next(node for node in model.get_ordered_ops() if node.get_type_name() == "Parameter")
+    convolved = None
+    while len(node.output(0).get_target_inputs()) == 1:
+        use = next(iter(node.output(0).get_target_inputs()))
+        after = use.get_node()
+        kind = after.get_type_name()
+        if kind in _CONVOLUTIONS:
+            if convolved is not None or use.get_index() != 0:
+                break
+        elif kind not in _AFFINE or not _others_constant(after, use.get_index()):
+            break
+        node = after
+        if convolved is not None or kind in _CONVOLUTIONS:
+            convolved = node.get_friendly_name()
+    return convolved
+
+
+def _others_constant(node: Any, place: int) -> bool:
+    others = [node.input_value(i).get_node() for i in range(node.get_input_size()) if i != place]
+    if node.get_type_name() == "Divide" and place == 1:
+        return False
+    return all(other.get_type_name() == "Constant" for other in others)
 
 
 def between(first: Waist, second: Waist) -> Reach:
@@ -111,10 +173,10 @@ def between(first: Waist, second: Waist) -> Reach:
     return tuple(spans)
 
 
-def _waist(node: Any, reaches: dict[str, Reach | None], work: float) -> Waist:
+def _waist(node: Any, reaches: dict[str, Reach | None], work: float = 0.0, weights: int = 0, values: int = 0) -> Waist:
     reach = reaches[node.get_friendly_name()]
     assert reach is not None  # noqa: S101
-    return Waist(node.get_friendly_name(), tuple(node.output(0).shape)[1:], reach, work)
+    return Waist(node.get_friendly_name(), tuple(node.output(0).shape)[1:], reach, work, weights, values)
 
 
 def _reach(node: Any, sources: list[Any], reaches: dict[str, Reach | None]) -> Reach | None:

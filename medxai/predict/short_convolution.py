@@ -6,7 +6,7 @@ classifiers have few positions and many channels: there the products are matrix 
 values to the points and back costs little. Elsewhere it does not pay and the convolution stays (see
 ``docs/evidence/prepared_backends.md``).
 
-The rounding error grows with m, by a few times at m = 5; preparation compares outputs before it stores anything.
+The rounding error grows with m, by a few times at m = 6; preparation compares outputs before it stores anything.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 #: Part of the name of the backend: what was proven with other products is prepared again.
-VERSION = 1
+VERSION = 2
 #: Outputs for each tile, largest plane, fewest channels and fewest rows of a product where it was seen to pay.
-_TILES, _LARGEST, _CHANNELS, _ROWS = (3, 4, 5), 16, 128, 16
+_TILES, _LARGEST, _CHANNELS, _ROWS = (3, 4, 5, 6), 16, 128, 16
 #: Below this many positions both axes are transformed by one matrix.
 _DENSE = 64
-_POINTS = (0.0, 1.0, -1.0, 2.0, -0.5, -2.0)
+#: Positions before samples and channels; the way back is the same.
+_SWAP = (2, 3, 0, 1)
+_BY_VALUE = frozenset({"Relu", "Add"})
+_POINTS = (0.0, 1.0, -1.0, 2.0, -0.5, -2.0, 0.5)
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,43 @@ def shorten(ov: Any, model: Any) -> int:
         made = _products(ov, node.input_value(0), scaled, shift, tile)
         last.output(0).replace(made.output(0))
         count += 1
+    if count:
+        _keep_positions_first(ov, model)
     model.validate_nodes_and_infer_types()
     return count
+
+
+def _keep_positions_first(ov: Any, model: Any) -> None:
+    """Swap axes once before and after a chain of products, not round each of them.
+
+    What works value by value takes its operands as they come and swaps its result; a swap of a swap is nothing.
+    """
+    for node in model.get_ordered_ops():
+        operands = node.input_values()
+        if _swaps(node) and _swaps(operands[0].get_node()):
+            node.output(0).replace(operands[0].get_node().input_value(0))
+        elif node.get_type_name() in _BY_VALUE and any(_swaps(value.get_node()) for value in operands):
+            if not all(value.shape == node.output(0).shape or _by_channel(value) for value in operands):
+                continue
+            given = [v.get_node().input_value(0) if _swaps(v.get_node()) else _swap(ov, v) for v in operands]
+            made = ov.opset15.relu(*given) if len(given) == 1 else ov.opset15.add(*given)
+            node.output(0).replace(_swap(ov, made).output(0))
+
+
+def _swap(ov: Any, value: Any) -> Any:
+    """Positions before samples and channels, or back."""
+    return ov.opset15.transpose(value, ov.opset15.constant(np.asarray(_SWAP, dtype=np.int64)))
+
+
+def _by_channel(value: Any) -> bool:
+    """A constant for each channel."""
+    return value.get_node().get_type_name() == "Constant" and len(value.shape) == 4
+
+
+def _swaps(node: Any) -> bool:
+    if node.get_type_name() != "Transpose":
+        return False
+    return tuple(node.input_value(1).get_node().get_data().tolist()) == _SWAP
 
 
 def _normalisation(node: Any) -> tuple[Any, Array, Array]:
@@ -165,7 +203,7 @@ def _products(ov: Any, x: Any, weights: Array, shift: Array, tile: int) -> Any:
 
         return op.matmul(ready(left), ready(right), False, False)
 
-    v = op.transpose(x, whole((2, 3, 0, 1)))
+    v = _swap(ov, x)
     if height * width <= _DENSE:
         into = np.einsum("pth,quw->pqtuhw", down.into, across.into).reshape(-1, height * width)
         back = np.einsum("hpt,wqu->hwpqtu", down.back, across.back).reshape(height * width, -1)
@@ -181,5 +219,5 @@ def _products(ov: Any, x: Any, weights: Array, shift: Array, tile: int) -> Any:
         y = shaped(y, points * rows, points * columns, batch * features)
         y = times(across.back.reshape(1, width, -1), y)
         y = times(down.back.reshape(height, -1), shaped(y, points * rows, -1))
-    y = op.transpose(shaped(y, height, width, batch, features), whole((2, 3, 0, 1)))
-    return op.add(y, op.constant(shift.astype(np.float32).reshape(1, -1, 1, 1)))
+    y = op.add(shaped(y, height, width, batch, features), op.constant(shift.astype(np.float32)))
+    return _swap(ov, y)

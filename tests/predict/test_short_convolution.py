@@ -12,11 +12,11 @@ from torch import nn
 if find_spec("openvino") is None:
     pytest.skip("needs the extra 'prepared'", allow_module_level=True)
 
-from medxai.predict.openvino_engine import Engine, convert, openvino
+from medxai.predict.openvino_engine import Engine, convert, fix, openvino
 from medxai.predict.short_convolution import axis, choose_tile, shorten
 
 
-@given(positions=st.integers(3, 20), tile=st.sampled_from([3, 4, 5]), seed=st.integers(0, 1000))
+@given(positions=st.integers(3, 20), tile=st.sampled_from([3, 4, 5, 6]), seed=st.integers(0, 1000))
 def test_an_axis_is_a_padded_convolution(positions: int, tile: int, seed: int) -> None:
     made = axis(positions, tile)
     draws = np.random.default_rng(seed)
@@ -54,6 +54,41 @@ def test_replaced_convolutions_give_the_same_outputs(bias: bool, size: tuple[int
     model = openvino().Core().read_model(graph, weights)
     model.reshape({0: list(x.shape)})
     assert shorten(openvino(), model) == 2
+    with torch.no_grad():
+        expected = network(x)
+    (got,) = Engine(graph, weights, x.shape[1:], 16, "float32")(x)
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
+
+
+class _Block(nn.Module):
+    """Two residual blocks of convolutions that are replaced, between one that stays and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first = nn.Conv2d(3, 128, 3, stride=2, padding=1)
+        self.body = nn.ModuleList(nn.Conv2d(128, 128, 3, padding=1) for _ in range(4))
+        self.side = nn.Conv2d(128, 128, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x).relu()
+        x = (self.body[1](self.body[0](x).relu()) + self.side(x)).relu()
+        x = (self.body[3](self.body[2](x).relu()) + x).relu()
+        return x.flatten(2).mean(-1)
+
+
+@pytest.mark.parametrize("size", [(24, 20), (12, 14)])
+def test_axes_are_swapped_once_for_a_chain(size: tuple[int, int]) -> None:
+    network, x = _Block().eval(), torch.randn(16, 3, *size)
+    graph, weights = convert(network, x)
+    model = fix(openvino().Core().read_model(graph, weights), list(x.shape))
+    assert shorten(openvino(), model) == 4
+    swaps = [
+        node
+        for node in model.get_ordered_ops()
+        if node.get_type_name() == "Transpose" and node.input_value(0).get_node().get_type_name() != "Constant"
+    ]
+    assert len(swaps) == 3  # into the chain, of the side branch, and out of it
     with torch.no_grad():
         expected = network(x)
     (got,) = Engine(graph, weights, x.shape[1:], 16, "float32")(x)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from medxai.errors import ExplainError
+from medxai.explain.enlarge import enlarge
+from medxai.explain.masking.operator import Blend
 from medxai.explain.masking.registry import get_operator
 
 if TYPE_CHECKING:
@@ -62,11 +64,9 @@ class Masker:
             rows: see `images`.
             key: says what was done; outputs ``[N, K]`` asked for again with the same key come from memory.
         """
-        known = self._run.shared.memo
-        place = (self.name, key)
-        if key is not None and place in known:
-            self._run.meter.advance(len(masks))
-            return known[place]
+        known = self._recall(key, len(masks))
+        if known is not None:
+            return known
         parts = []
         for piece, which in self._pieces(masks, rows):
             if self._info.place == "network":
@@ -74,14 +74,40 @@ class Masker:
                 self._run.meter.advance(len(piece))
             else:
                 parts.append(self._run.outputs(self.images(piece, which), which))
-        found = torch.cat(parts)
-        if key is not None and found.ndim == 2:
-            known[place] = found
-        return found
+        return self._keep(key, torch.cat(parts))
+
+    def enlarged(self, maps: Tensor, rows: Tensor, totals: Tensor, key: Hashable = None) -> Tensor:
+        """As `outputs`, for masks that are linear between the cells of a coarse grid.
+
+        Args:
+            maps: ``[N, *s]`` on that grid.
+            rows: see `images`.
+            totals: ``[B]`` masks that will be asked for of each sample.
+            key: see `outputs`.
+        """
+        known = self._recall(key, len(maps))
+        if known is not None:
+            return known
+        if self._info.soft and isinstance(self._fill, Blend):
+            found = self._run.mixtures(self.name, self._fill, maps, rows, totals)
+            if found is not None:
+                return self._keep(key, found)
+        return self.outputs(enlarge(maps, self._run.spatial), rows, key)
 
     def scores(self, masks: Tensor, rows: Tensor, *, score: str = "logit", key: Hashable = None) -> Tensor:
         """Scores ``[N]``: the target's own (``logit``) or the probability of its class (``prob``)."""
         return read_score(self._run.target, self.outputs(masks, rows, key), rows, score)
+
+    def _recall(self, key: Hashable, count: int) -> Tensor | None:
+        known = None if key is None else self._run.shared.memo.get((self.name, key))
+        if known is not None:
+            self._run.meter.advance(count)
+        return known
+
+    def _keep(self, key: Hashable, found: Tensor) -> Tensor:
+        if key is not None and found.ndim == 2:
+            self._run.shared.memo[self.name, key] = found
+        return found
 
     def _pieces(self, masks: Tensor, rows: Tensor) -> zip[tuple[Tensor, Tensor]]:
         # Operators inside the network cut the batch up themselves, because some sort it first.

@@ -53,19 +53,29 @@ def take(values: Tensor, rows: Tensor) -> Tensor:
     return values if len(values) == 1 else values.index_select(0, rows.to(values.device))
 
 
-def blend(run: Run, base: Tensor) -> Fill:
+@dataclass(frozen=True, eq=False)
+class Blend:
     """Operator with a baseline that does not depend on the mask: ``x m + base (1 - m)``.
 
-    Args:
-        run: with the images.
-        base: ``[B, C, *S]`` or anything that broadcasts to it.
+    Attributes:
+        x: ``[B, C, *S]``.
+        base: anything that broadcasts to it; None for zero.
     """
 
-    def fill(masks: Tensor, rows: Tensor) -> Tensor:
-        keep = masks[:, None].to(run.x)
-        return take(run.x, rows) * keep + take(base, rows) * (1 - keep)
+    x: Tensor
+    base: Tensor | None = None
 
-    return fill
+    def __call__(self, masks: Tensor, rows: Tensor) -> Tensor:
+        """Images ``[N, C, *S]``, see `Fill`."""
+        keep = masks[:, None].to(self.x)
+        kept = take(self.x, rows) * keep
+        return kept if self.base is None else kept + take(self.base, rows) * (1 - keep)
+
+    def baseline(self, row: int) -> Tensor:
+        """``[C, *S]`` what a sample becomes where nothing is kept."""
+        if self.base is None:
+            return torch.zeros_like(self.x[row])
+        return self.base[min(row, len(self.base) - 1)].expand_as(self.x[row])
 
 
 def binary(masks: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from medxai.explain.masking.operator import Fill, OperatorInfo, blend, per_sample
+from medxai.explain.masking.operator import Blend, Fill, OperatorInfo, per_sample
 
 if TYPE_CHECKING:
     from medxai.explain.run import Run
@@ -14,4 +14,4 @@ INFO = OperatorInfo(name="air", title="Air (minimum)", caveat="leaves a hole wit
 
 def prepare(run: Run) -> Fill:
     """Blend with the minimum ``[B, C]`` over positions."""
-    return blend(run, per_sample(run.x.flatten(2).amin(-1), run.x.ndim))
+    return Blend(run.x, per_sample(run.x.flatten(2).amin(-1), run.x.ndim))

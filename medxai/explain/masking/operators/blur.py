@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from medxai.explain.gaussian import smooth
-from medxai.explain.masking.operator import Fill, OperatorInfo, blend
+from medxai.explain.masking.operator import Blend, Fill, OperatorInfo
 
 if TYPE_CHECKING:
     from medxai.explain.run import Run
@@ -18,4 +18,4 @@ SHARE = 0.1
 def prepare(run: Run) -> Fill:
     """Blend with the image smoothed by a Gaussian of a tenth of the image along every axis."""
     smoothed = smooth(run.x.float(), [SHARE * size for size in run.spatial])
-    return blend(run, smoothed.to(run.x))
+    return Blend(run.x, smoothed.to(run.x))

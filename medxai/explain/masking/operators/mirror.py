@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from medxai.explain.masking.operator import Fill, OperatorInfo, blend
+from medxai.explain.masking.operator import Blend, Fill, OperatorInfo
 
 if TYPE_CHECKING:
     from medxai.explain.run import Run
@@ -27,4 +27,4 @@ def prepare(run: Run) -> Fill:
         share = columns[..., 0, :].abs() / columns.norm(dim=-2).clamp_min(1e-12)
         axes = share.expand(len(run.x), dims).argmax(1).tolist()
     flipped = torch.stack([image.flip(axis + 1) for image, axis in zip(run.x, axes, strict=True)])
-    return blend(run, flipped)
+    return Blend(run.x, flipped)

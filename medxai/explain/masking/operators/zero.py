@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from medxai.explain.masking.operator import Fill, OperatorInfo, take
+from medxai.explain.masking.operator import Blend, Fill, OperatorInfo
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from medxai.explain.run import Run
 
 INFO = OperatorInfo(
@@ -20,8 +18,4 @@ INFO = OperatorInfo(
 
 def prepare(run: Run) -> Fill:
     """``x m``."""
-
-    def fill(masks: Tensor, rows: Tensor) -> Tensor:
-        return take(run.x, rows) * masks[:, None].to(run.x)
-
-    return fill
+    return Blend(run.x)
