@@ -28,10 +28,14 @@ from medxai.trust.robustness import consistency, local_lipschitz, max_sensitivit
 from medxai.trust.scores import Scores
 from medxai.trust.units import blocks
 from tests.explain.nets import Pooled
+from tests.explain.test_layer_masking import vit
 from tests.trust.linear import Constant, Linear
 from tests.trust.test_gate import GOOD, drawn
 
 SHAPE = (2, 12, 15)
+OPERATORS = (
+    "air", "blur", "layer_mask", "mean", "mirror", "neighbour", "noise_inpaint", "shuffle", "token_drop", "zero",
+)  # fmt: skip
 
 
 def linear() -> tuple[Linear, torch.Tensor, torch.Tensor]:
@@ -248,3 +252,29 @@ def test_maps_that_hold_nan_are_counted_out() -> None:
         assert scores.reasons[1] == "the map holds NaN or infinite values", scores.name
     with pytest.raises(ValueError, match="drawn anew"):
         mprt(Constant(), x, lambda _network: broken)
+
+
+@pytest.mark.parametrize("operator", [name for name in sorted(OPERATORS) if name != "token_drop"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_every_way_of_removing(operator: str, dims: int) -> None:
+    network = Pooled(dims).eval()
+    x = torch.rand(2, 1, *((24, 20) if dims == 2 else (8, 16, 12)), generator=torch.Generator().manual_seed(0))
+    maps, probe = torch.rand(2, *x.shape[2:]), Probe(open_run(network, x, 1), operator, "logit")
+    for curve in (deletion(probe, maps, blocks(x.shape[2:], 4), 4), insertion(probe, maps, blocks(x.shape[2:], 4), 4)):
+        assert curve.masking == operator
+        assert bool(torch.isfinite(curve.scores).all())
+        ends = curve.scores[:, 0] if curve.scores[0, 0] == probe.clean[0] else curve.scores[:, -1]
+        torch.testing.assert_close(ends, probe.clean)
+    assert probe.forwards == 2 * 2 * 4
+
+
+def test_removing_tokens() -> None:
+    network, x = vit((24, 32)), torch.randn(2, 1, 24, 32, generator=torch.Generator().manual_seed(0))
+    units, maps = blocks((24, 32), 8), torch.rand(2, 24, 32)  # a unit is a token
+    probe = Probe(open_run(network, x, 1), "token_drop", "logit")
+    curve = insertion(probe, maps, units, units.count)
+    torch.testing.assert_close(curve.scores[:, -1], probe.clean)
+    assert bool(torch.isfinite(curve.scores).all())
+    both = {"a": maps, "b": -maps}
+    agreed = compare(probe.run, lambda p, v: aopc(deletion(p, v, units, 4)), both, ("token_drop", "zero"))
+    assert set(agreed.agreement) == {("token_drop", "zero")}
