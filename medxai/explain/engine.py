@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medxai.errors import ExplainError
+from medxai.explain.finite import all_finite
 from medxai.explain.inputs import Inputs, as_inputs
 from medxai.explain.masking.registry import get_operator
 from medxai.explain.method import Method
@@ -199,7 +200,7 @@ def attribute(method: Method, run: Run, options: Any) -> Tensor:
     """
     with torch.inference_mode(False), torch.no_grad():
         raw = method.attribute(run, options).detach().float()
-    if not torch.isfinite(raw).all():
+    if not all_finite(raw):
         msg = f"{method.INFO.name} produced NaN or infinite values"
         raise ExplainError(msg)
     return raw

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medxai.errors import ExplainError
+from medxai.explain.finite import all_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +89,7 @@ def as_inputs(x: Any, primary: int | str | None = None) -> Inputs:
     if chosen.numel() == 0:
         msg = f"input {primary!r} of shape {list(chosen.shape)} is empty"
         raise ExplainError(msg)
-    if not torch.isfinite(chosen).all():
+    if not all_finite(chosen):
         msg = f"input {primary!r} holds NaN or infinite values"
         raise ExplainError(msg)
     affine = getattr(chosen, "affine", None)

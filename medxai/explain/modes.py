@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def evaluation(network: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; every module's own mode is restored."""
     training = [module for module in network.modules() if module.training]
-    network.eval()
+    if training:
+        network.eval()
     try:
         yield
     finally:
@@ -31,10 +32,12 @@ def module_named(network: nn.Module, name: str) -> nn.Module:
     Raises:
         ExplainError: there is none; the message lists the nearest names.
     """
-    modules: dict[str, nn.Module] = dict(network.named_modules())
-    if name not in modules or not name:
-        near = get_close_matches(name, modules, n=3)
-        hint = f"; nearest names: {', '.join(near)}" if near else ""
-        msg = f"the network has no layer {name!r}{hint}"
-        raise ExplainError(msg)
-    return modules[name]
+    try:
+        if name:
+            return network.get_submodule(name)
+    except AttributeError:
+        pass
+    near = get_close_matches(name, [known for known, _ in network.named_modules()], n=3)
+    hint = f"; nearest names: {', '.join(near)}" if near else ""
+    msg = f"the network has no layer {name!r}{hint}"
+    raise ExplainError(msg)

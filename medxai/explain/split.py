@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from medxai.errors import ExplainError
+from medxai.explain.finite import all_finite
 from medxai.explain.inputs import Inputs, as_inputs
 from medxai.explain.layout import Layout, find_layout
 from medxai.explain.modes import evaluation, module_named
@@ -106,7 +107,7 @@ class Captured:
             if gradient is None:
                 msg = f"the class score does not depend on layer {layer!r}; choose a layer upstream of the head"
                 raise ExplainError(msg)
-            if not torch.isfinite(gradient).all():
+            if not all_finite(gradient):
                 msg = f"the gradient at layer {layer!r} holds NaN or infinite values"
                 raise ExplainError(msg)
             result[layer] = self.layouts[layer].to_grid(gradient.float() / scale)
@@ -227,7 +228,7 @@ def _behind_stem(
 def _checked(
     names: Sequence[str], output: Tensor, captured: Mapping[str, Tensor], layouts: Mapping[str, Layout]
 ) -> Captured:
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in (output, *(captured[name] for name in names))):
+    if not all(all_finite(tensor) for tensor in (output, *(captured[name] for name in names))):
         msg = "the network produced NaN or infinite values for this study"
         raise ExplainError(msg)
     return Captured(output, captured, layouts)

@@ -127,7 +127,7 @@ def maps_2d() -> list[Entry]:
         def ours(method: str = method) -> object:
             return explain(network, x, methods=method, classes=1, layers="layer4")
 
-        entries.append(of_runs(f"{method}_2d_over_floor", paired(ours, least, 31), "ratio", 1.05, "lower", _FLOOR_2D))
+        entries.append(of_runs(f"{method}_2d_over_floor", paired(ours, least, 151), "ratio", 1.05, "lower", _FLOOR_2D))
     return entries
 
 
