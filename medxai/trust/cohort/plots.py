@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _METHOD, _CONTROL, _SECOND = "#1b6ca8", "#9a9a9a", "#d1742f"
 _DPI = 110
+#: Methods whose means lie nearer than this share one label.
+_NEAR = 0.012
 
 
 def plot_leaderboard(board: Leaderboard, path: Path, title: str) -> Path:
@@ -52,6 +54,7 @@ def plot_relation(board: Leaderboard, path: Path, title: str) -> Path:
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     means, cases = figure.subplots(1, 2)
+    together: dict[tuple[int, int], list[Line]] = {}
     for line in board.lines:
         x, y = line.measures[FAITH], line.measures[PLACE]
         if math.isnan(x.value) or math.isnan(y.value):
@@ -60,7 +63,11 @@ def plot_relation(board: Leaderboard, path: Path, title: str) -> Path:
         means.errorbar(x.value, y.value, [[y.value - y.low], [y.high - y.value]],
                        [[x.value - x.low], [x.high - x.value]], fmt="o", color=colour, markersize=4, linewidth=0.5,
                        alpha=0.8)  # fmt: skip
-        means.annotate(line.name, (x.value, y.value), fontsize=6, xytext=(3, 3), textcoords="offset points")
+        together.setdefault((round(x.value / _NEAR), round(y.value / _NEAR)), []).append(line)
+    for lines in together.values():
+        spot = (lines[0].measures[FAITH].value, lines[0].measures[PLACE].value)
+        words = [", ".join(line.name for line in lines[i : i + 3]) for i in range(0, len(lines), 3)]
+        means.annotate("\n".join(words), spot, fontsize=6, xytext=(3, 3), textcoords="offset points")
     means.set_xlabel("insertion - deletion (probability)")
     means.set_ylabel("average precision")
     finite = board.correlations[np.isfinite(board.correlations)]
