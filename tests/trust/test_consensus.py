@@ -81,6 +81,17 @@ def test_maps_of_the_families_are_those_of_the_engine_in_one_forward() -> None:
         torch.testing.assert_close(found[family], reference.raw[0])
 
 
+@pytest.mark.parametrize("families", [True, False])
+def test_a_look_that_no_method_was_announced_to(families: bool) -> None:
+    network, x = Pooled(2).eval(), torch.randn(1, 1, 24, 20)
+    look = Look(Forward(network), x, "act", families=families)
+    method, options = load_methods(["gradcam"])[0]
+    clean, noisy = (look.map(method, options, 1, noisy=n) for n in (False, True))
+    assert look.forwards == 2
+    torch.testing.assert_close(clean, explain(network, x, classes=1, layers="act")[0].raw[0])
+    assert 0 < float((clean - noisy).abs().max()) < float(clean.abs().max())
+
+
 def test_families_within_the_budget() -> None:
     first, second = reports_of(BRIGHT)
     assert (first.forwards, second.forwards) == (9, 3)

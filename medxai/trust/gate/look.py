@@ -38,7 +38,7 @@ class Look:
         forward: the network and how to run it.
         x: ``[1, C, *S]``.
         layer: target layer; None without one, and then no family reads it.
-        needs: methods that will be asked for at the layer.
+        needs: methods that will be asked for at the layer, where they read more than its gradient.
         families: keep a graph down to the image as well, within `GRAPH_BYTES`, for input gradients. A prepared
             network has none, so the plain one runs in its place.
         seed: of the noise.
@@ -57,7 +57,9 @@ class Look:
         families: bool = False,
         seed: int = 0,
     ) -> None:
-        self._forward, self.x, self.layer, self._needs, self.seed = forward, x, layer, tuple(needs), seed
+        self._forward, self.x, self.layer, self.seed = forward, x, layer, seed
+        # Families want the gradient at the layer, whatever the methods do.
+        self._needs = (*needs, *(method for method, _ in load_methods([FAMILIES["gradient_cam"]])))
         self.forwards = 1
         names = [layer] if layer else []
         whole = None
