@@ -73,7 +73,13 @@ def test_a_winner_is_named_where_ways_of_removing_agree() -> None:
     assert board.within.value > 0.8
     assert board.within.low > 0.5
     assert board.lines[0].class_agnostic
-    assert "**eigencam**" in make_page(board, "T", {})
+    lead = board.lead(PLACE)
+    assert lead is not None
+    assert lead[0] == "layercam"
+    assert lead[1].low > 0
+    page = make_page(board, "T", {})
+    assert "**eigencam**; ahead of layercam by" in page
+    assert "not clearly the first" not in page
 
 
 def test_no_winner_is_named_where_they_disagree() -> None:

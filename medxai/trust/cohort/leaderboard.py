@@ -91,8 +91,19 @@ class Leaderboard:
         able = [line for line in self.lines if not line.control and line.beats_controls(measure)]
         return max(able, key=lambda line: line.measures[measure].value).name if able else ""
 
+    def lead(self, measure: str) -> tuple[str, Estimate] | None:
+        """The method next to the winner and the winner's lead over it, case by case; None without one of them."""
+        first = self.winner(measure)
+        others = [line for line in self.lines if not line.control and line.name != first and line.measures[measure].n]
+        if not first or not others:
+            return None
+        second = max(others, key=lambda line: line.measures[measure].value).name
+        gain = self.columns.values(first, measure) - self.columns.values(second, measure)
+        return second, self.columns.patients.mean(gain)
+
     def as_dict(self) -> dict[str, Any]:
         """For ``leaderboard.json``."""
+        leads = {measure: self.lead(measure) for measure in (FAITH, PLACE)}
         cases = self.columns.results
         known = [case.correct for case in cases if case.correct is not None]
         return {
@@ -109,6 +120,9 @@ class Leaderboard:
                 {"first": item.first, "second": item.second, "kendall": item.tau.as_dict()} for item in self.agreements
             ],
             "winner": {measure: self.winner(measure) or None for measure in (FAITH, PLACE)},
+            "lead": {
+                name: None if lead is None else {"over": lead[0], **lead[1].as_dict()} for name, lead in leads.items()
+            },
             "faithfulness_predicts_place": self.within.as_dict(),
             "default": [_choice(choice) for choice in self.choices],
         }

@@ -78,9 +78,11 @@ def findings(board: Leaderboard) -> list[str]:
     if not board.enough:
         found.append(f"- Fewer than {2 * LEAST_PATIENTS} patients: no method is called the best.")
     for measure, words in ((FAITH, "most faithful"), (PLACE, "best on the lesion")) if board.enough else ():
-        name = board.winner(measure)
+        name, lead = board.winner(measure), board.lead(measure)
         if name:
-            found.append(f"- {words.capitalize()} of those that beat every control: **{name}**.")
+            ahead = f"; ahead of {lead[0]} by {lead[1]}" if lead else ""
+            tied = ", so not clearly the first" if lead and not lead[1].low > 0 else ""
+            found.append(f"- {words.capitalize()} of those that beat every control: **{name}**{ahead}{tied}.")
         elif measure != FAITH or board.agreed:
             found.append(f"- {words.capitalize()}: none beats every control.")
     found.append(
