@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medxai.errors import IngestError
+from medxai.ingest.decoder_process import DecodingError, decode
 from medxai.study import FloatArray
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ _DECODER = {
     "1.2.840.10008.1.2.4.202": "pylibjpeg",
     "1.2.840.10008.1.2.4.203": "pylibjpeg",
 }
+#: These run in a process of their own, since they may end it.
+_IN_C = frozenset({"gdcm", "pyjpegls", "pylibjpeg"})
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _UNDEFINED = 0xFFFFFFFF
 #: Bytes of an element without a value (PS3.5 section 7.1).
@@ -54,6 +57,7 @@ def read_header(path: Path) -> Dataset:
         header = dcmread(path, stop_before_pixels=True)
         if _ends_early(path, header):
             raise EOFError
+        header.file_meta.decode()  # values are only looked at when they are asked for
         header.decode()
     except InvalidDicomError as error:
         msg = "is not a DICOM file (no DICM prefix)"
@@ -100,13 +104,20 @@ def read_pixels(path: Path, frame: int | None = None) -> tuple[Dataset, npt.NDAr
         if dataset.get("PixelData") is None:
             msg = "holds no pixel data"
             raise IngestError(msg, study=path.name)
-        array = pixel_array(dataset, index=frame, decoding_plugin=_DECODER.get(syntax, ""))
+        plugin = _DECODER.get(syntax, "")
+        if plugin in _IN_C:
+            array = decode(path, frame, plugin)
+        else:
+            array = pixel_array(dataset, index=frame, decoding_plugin=plugin)
         if str(dataset.PhotometricInterpretation) == "PALETTE COLOR":
             array = apply_color_lut(array, dataset)
             if array.dtype != np.uint8:  # 16-bit palettes store 8-bit colours in the high byte
                 array = (array >> 8).astype(np.uint8)
     except IngestError:
         raise
+    except DecodingError as error:
+        msg = f"pixel data cannot be decoded ({error}); the file is damaged, truncated or of an unsupported syntax"
+        raise IngestError(msg, study=path.name) from error
     except Exception as error:  # every decoder has its own kinds
         # Messages about byte counts are safe to repeat; others may quote paths or header values.
         detail = str(error).split("\n")[0][:160] if "bytes" in str(error) else type(error).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medxai.errors import MedxaiError
+from medxai.errors import IngestError, MedxaiError
 from medxai.identity import sha256_files
 from medxai.ingest.dicom_file import read_header
 from medxai.ingest.dicom_series import read_series
@@ -42,9 +42,16 @@ def _read(source: SourceFiles, modality: str | None) -> tuple[Volume, tuple[str,
         return read_picture(first, modality or "US"), ()
     if source.kind == "video":
         return read_video(first, modality or "US"), ()
-    header = read_header(first)
-    if is_enhanced(header):
-        return read_multiframe(first, source.key)
-    if is_volume_series(header):
-        return read_series(source.files, source.key)
-    return read_image(first, source.key)
+    try:
+        header = read_header(first)
+        if is_enhanced(header):
+            return read_multiframe(first, source.key)
+        if is_volume_series(header):
+            return read_series(source.files, source.key)
+        return read_image(first, source.key)
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        # Damage may sit in any value of a header; what Python says of it may quote the value.
+        name = error.name if isinstance(error, AttributeError) and error.name else ""
+        what = f"{name} is missing" if name else f"a value cannot be used ({type(error).__name__})"
+        msg = f"header is damaged: {what}; the file was changed or cut off after it was written"
+        raise IngestError(msg, study=source.key) from error

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import breast, chest, engine, gate, growth, peers, prepared, quantus, studies, trust
+from tests.bench import breast, chest, engine, gate, growth, ingest, peers, prepared, quantus, studies, trust
 from tests.bench.entry import Entry, load, save
 
 DOCS = Path("docs")
@@ -49,6 +49,7 @@ SUITES: dict[tuple[str, ...], Callable[[], list[Entry]]] = {
     quantus.names(): quantus.over_quantus,
     ("gate_fast_forwards",): gate.forwards,
     ("gate_broken_caught_share", "gate_false_alarm_share"): gate.shares,
+    ("fuzz_crashes",): ingest.damaged,
     ("cli_import_seconds",): engine.cli_import,
     ("study_28x512_seconds",): studies.small_study,
     ("study_120x512_seconds", "study_120x512_peak_gib"): studies.large_study,
