@@ -27,7 +27,7 @@ Array = npt.NDArray[np.float64]
 
 _INTRO = """# A shortcut on purpose: does the tool show it?
 
-Networks as those of `breast_us` (BUSI: {labels}; same architecture and recipe, fewer epochs), {seeds} seed(s).
+Networks as those of `breast_us` (BUSI: {labels}; same architecture and recipe, fewer epochs), seeds: {seeds}.
 Those of a seed were trained on two thirds of the images and asked about the rest: {n} held-out images in {groups}
 groups of near-duplicates in all. For each seed one network without a marker (*plain*) and one for each kind of
 marker, which was burnt into every *malignant* image of the training: a square of 12 % of the sides near the upper
@@ -40,6 +40,18 @@ image: `shortcut_cases.csv`; `python -m medxai.learn.shortcut` makes it all agai
 
 _FIGURES = """Mean of each figure; in brackets the area under the ROC curve with which it tells maps of the plain
 network from those of a network with a marker (0.5: not at all). *consensus* takes no part in the verdict.
+"""
+
+_LIMITS = """
+## What to know
+- Removing a shortcut's region does lower its network's score: figures of removal cannot tell it, and families of methods
+  agree about it. What tells is that the map lies off the anatomy, and that its region alone, without the rest of the
+  image, is no image of that class (*insertion*).
+- The shipped thresholds were learnt with a bright marker of this size and place as one kind of broken explanation (a
+  new last layer, not a training); a grey one they never saw.
+- A marker inside the anatomy would not show in *outside*. A cell of the layer is 32 of 224 pixels, the marker 27: a
+  map's maximum covers the whole corner.
+- What settles it is the first table: the same images with and without what the map points at.
 """
 
 
@@ -128,6 +140,7 @@ def page_of(rows: Sequence[Row]) -> str:
         "| figure | " + " | ".join((PLAIN, *MARKERS)) + " |",
         "|---|" + "---|" * (1 + len(MARKERS)),
         *_figures(rows),
+        _LIMITS.rstrip("\n"),
     ]
     return "\n".join(lines) + "\n"
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from medxai.learn.breast_us import LABELS, Cases
-from medxai.learn.shortcut import MARKED, MARKERS, PLAIN, SEEDS, held_out, marker_mask, with_marker
+from medxai.learn.shortcut import FOLDS, MARKED, MARKERS, PLAIN, SEEDS, held_out, marker_mask, with_marker
 from medxai.learn.shortcut_evidence import NONE, OTHER, TRAINED, MeanMap, Row, _asked
 from medxai.learn.shortcut_page import PAGE, PICTURE, TABLE, page_of, picture_of, separation, write_evidence
 from medxai.study import TrustReport, Volume, image_affine
@@ -49,7 +49,8 @@ def test_who_carries_it() -> None:
 def test_held_out_images_share_no_group_with_the_others() -> None:
     labels = tuple(i % 3 for i in range(90))
     cases = Cases(tuple(f"{i}.png" for i in range(90)), labels, tuple(str(i // 2) for i in range(90)))
-    parts = [set(held_out(cases, seed).tolist()) for seed in SEEDS]
+    assert set(SEEDS) <= set(range(FOLDS))
+    parts = [set(held_out(cases, seed).tolist()) for seed in range(FOLDS)]
     assert not parts[0] & parts[1]
     for part in parts:
         inside, outside = ({cases.groups[i] for i in range(90) if (i in part) == side} for side in (True, False))
