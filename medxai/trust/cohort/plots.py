@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _METHOD, _CONTROL, _SECOND = "#1b6ca8", "#9a9a9a", "#d1742f"
 _DPI = 110
 #: Methods whose means lie nearer than this share one label.
-_NEAR = 0.012
+_NEAR = 0.025
 
 
 def plot_leaderboard(board: Leaderboard, path: Path, title: str) -> Path:
@@ -66,8 +66,10 @@ def plot_relation(board: Leaderboard, path: Path, title: str) -> Path:
         together.setdefault((round(x.value / _NEAR), round(y.value / _NEAR)), []).append(line)
     for lines in together.values():
         spot = (lines[0].measures[FAITH].value, lines[0].measures[PLACE].value)
-        words = [", ".join(line.name for line in lines[i : i + 3]) for i in range(0, len(lines), 3)]
-        means.annotate("\n".join(words), spot, fontsize=6, xytext=(3, 3), textcoords="offset points")
+        words = [", ".join(line.name for line in lines[i : i + 2]) for i in range(0, len(lines), 2)]
+        near = means.annotate("\n".join(words), spot, fontsize=6, xytext=(3, 3), textcoords="offset points")
+        near.set_in_layout(False)
+    means.margins(x=0.25)
     means.set_xlabel("insertion - deletion (probability)")
     means.set_ylabel("average precision")
     finite = board.correlations[np.isfinite(board.correlations)]
@@ -76,7 +78,7 @@ def plot_relation(board: Leaderboard, path: Path, title: str) -> Path:
     if not math.isnan(board.within.value):
         cases.axvline(board.within.value, color=_SECOND, linewidth=1.5, label=f"mean {board.within}")
         cases.legend(fontsize=8)
-    cases.set_xlabel("Spearman over methods within a case: faithfulness and place")
+    cases.set_xlabel("Spearman of faithfulness and place over the methods of a case", fontsize=9)
     cases.set_ylabel("cases")
     figure.suptitle(title, fontsize=10)
     return _save(figure, path)
