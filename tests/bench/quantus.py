@@ -24,7 +24,6 @@ MEASURES = {
     "pixel_flipping": f"{STEPS} steps of 576 pixels to zero, every score within 1e-5",
     "irof": "36 given segments to zero, every value within 1e-4",
     "faithfulness_correlation": "100 random subsets of 224 pixels to zero, other draws",
-    "road": "9 shares of the pixels imputed by noisy linear interpolation, other noise",
     "max_sensitivity": "Grad-CAM of 10 noisy images, of LayerGradCam of Captum there; other draws",
 }
 HEADLINE = "region_perturbation"
@@ -194,21 +193,6 @@ def _faithfulness_correlation(network: Any, x: Any, maps: Any) -> Pair:
 
     def ours(prepared: Any) -> Any:
         return faithfulness_correlation(_probe(network, x, prepared), maps, units, runs=100, share=224 / units.count)
-
-    return Pair(ours, lambda: metric(**_given(network, x, maps)))
-
-
-def _road(network: Any, x: Any, maps: Any) -> Pair:
-    import quantus
-
-    from medxai.trust.curves import ROAD_SHARES, follow
-    from medxai.trust.units import blocks
-
-    units = blocks((SIZE, SIZE), 1)
-    metric = quantus.ROAD(percentages=[round(100 * share) for share in ROAD_SHARES], noise=0.01, disable_warnings=True)
-
-    def ours(prepared: Any) -> Any:
-        return follow(_probe(network, x, prepared, "noise_inpaint"), units.order(maps), units, ROAD_SHARES)
 
     return Pair(ours, lambda: metric(**_given(network, x, maps)))
 
