@@ -151,6 +151,6 @@ def _card(question: Question, number: int) -> Card:
         results={},
         evaluation="See metrics.json beside the folds.",
         limits=("Not shipped.",),
-        reproduce=f"python -m medxai.learn.cohorts {question.name} --data $MEDXAI_DATA --work .training",
+        reproduce=f"python -m medxai.learn.cohorts {question.name} --data $MEDXAI_DATA --work .training/cohorts",
         licence=question.licence,
     )
