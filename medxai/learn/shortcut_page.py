@@ -45,8 +45,8 @@ network from those of a network with a marker (0.5: not at all). *consensus* tak
 _LIMITS = """
 ## What to know
 - Removing a shortcut's region does lower its network's score: figures of removal cannot tell it, and families of
-  methods agree about it. What tells is that the map lies off the anatomy, and that its region alone, without the rest of the
-  image, is no image of that class (*insertion*).
+  methods agree about it. What tells is that the map lies off the anatomy, and that its region alone,
+  without the rest of the image, is no image of that class (*insertion*).
 - The shipped thresholds were learnt with a bright marker of this size and place as one kind of broken explanation (a
   new last layer, not a training); a grey one they never saw.
 - A marker inside the anatomy would not show in *outside*. A cell of the layer is 32 of 224 pixels, the marker 27: a
