@@ -23,6 +23,7 @@ from medxai.explain.target import Request, Target, resolve
 from medxai.explain.target_layer import find_stages, find_target_layer
 
 if TYPE_CHECKING:
+    from medxai.predict.local_changes import Known
     from medxai.predict.prepared import Prepared
 
 _DIMS = {1: "1d", 2: "2d", 3: "3d"}
@@ -104,9 +105,10 @@ def _explain(
         msg = "no class was asked for"
         raise ExplainError(msg)
     single, several = choose_layers(forward, inputs, layers, [method for method, _ in chosen])
-    captured = capture(forward, inputs, [*single, *several], [method for method, _ in chosen])
+    known: dict[int, Known] = {}
+    captured = capture(forward, inputs, [*single, *several], [method for method, _ in chosen], known)
     targets = [resolve(request, captured.logits) for request in requests]
-    shared = Shared(forward, inputs, captured, seed, chunk, masking, tuple(several))
+    shared = Shared(forward, inputs, captured, seed, chunk, masking, tuple(several), known=known)
     jobs = [
         (index, method, opts, target, layer)
         for index, (method, opts, layer, target) in enumerate(
@@ -182,13 +184,19 @@ def choose_layers(
     return single, several
 
 
-def capture(forward: Forward, inputs: Inputs, layers: Sequence[str], methods: Sequence[Method]) -> Captured:
-    """The one forward pass, with a graph from where the methods need it."""
+def capture(
+    forward: Forward,
+    inputs: Inputs,
+    layers: Sequence[str],
+    methods: Sequence[Method],
+    known: dict[int, Known] | None = None,
+) -> Captured:
+    """The one forward pass, with a graph from where the methods need it; `known` as in `infer`."""
     names = list(dict.fromkeys(layers))
     if any(method.INFO.graph == "input" for method in methods):
         names.append(INPUT)
     if not names:
-        return Captured(infer(forward, inputs), {}, {})
+        return Captured(infer(forward, inputs, known), {}, {})
     return forward_split(forward, inputs, names, graph=any(method.INFO.graph != "none" for method in methods))
 
 

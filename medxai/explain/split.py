@@ -234,11 +234,17 @@ def _checked(
     return Captured(output, captured, layouts)
 
 
-def infer(forward: Forward, inputs: Inputs) -> Tensor:
-    """Selected output of a plain inference, in evaluation mode, without a graph."""
+def infer(forward: Forward, inputs: Inputs, known: dict[int, Known] | None = None) -> Tensor:
+    """Selected output of a plain inference, in evaluation mode, without a graph.
+
+    Args:
+        forward: network and how to run it.
+        inputs: the batch.
+        known: takes what `infer_versions` will need of the batch.
+    """
     prepared = forward.prepared_for(inputs)
     if prepared is not None:
-        return prepared.whole(inputs.x)
+        return prepared.whole(inputs.x) if known is None else prepared.clean(inputs.x, known)
     with (
         evaluation(forward.network),
         torch.inference_mode(False),

@@ -31,7 +31,7 @@ Array = NDArray[np.float32]
 Boxes = NDArray[np.int64]
 Places = NDArray[np.int64]
 #: By the names of tensors, what one image gives there.
-Known = dict[tuple[str, ...], dict[str, Array]]
+Known = dict[str, Array]
 
 #: Less is saved than what is lost by running in pieces.
 _LEAST_SAVED = 0.1
@@ -71,7 +71,8 @@ class LocalChanges:
     def __init__(self, read: Callable[[], Any], shape: Sequence[int], batch: int, precision: Precision) -> None:
         self._read, self._shape, self._batch, self._precision = read, tuple(shape), batch, precision
         self._tolerance = TOLERANCE[precision]
-        self._waists, self._work = self._find()
+        found, self._work = self._find()
+        self._waists = useful(found, self._work)
         self._plans: dict[bytes, list[Step]] = {}
         self._compiled: dict[Any, Callable[[Tensor], list[Tensor]]] = {}
         self._trusted: dict[tuple[Step, ...], bool] = {}
@@ -95,15 +96,27 @@ class LocalChanges:
             steps = self._plan(boxes)
             if len(steps) < 2 or not self._admit(tuple(steps)):
                 return None
-            waists = self._of(clean, steps, {} if known is None else known)
+            known = {} if known is None else known
+            if not known:
+                self._values(clean, known)
             parts = []
             for start in range(0, len(images), self._batch):
                 many = images[start : start + self._batch].numpy()
-                parts.append(self._run(steps, waists, many, boxes[start : start + self._batch]))
+                parts.append(self._run(steps, known, many, boxes[start : start + self._batch]))
             logits = torch.from_numpy(np.concatenate(parts))
             if tuple(steps) not in self._trusted:
                 self._compare(tuple(steps), logits[:1], whole(images[:1]))
             return logits if self._trusted[tuple(steps)] else None
+
+    def clean(self, image: Tensor, known: Known) -> Tensor:
+        """Logits ``[1, K]`` of an image, in the pass that finds what its versions will need.
+
+        Args:
+            image: ``[C, *S]`` float32.
+            known: takes what is kept.
+        """
+        with self._lock:
+            return torch.from_numpy(self._values(image, known))
 
     def _find(self) -> tuple[list[Waist], float]:
         return waists(fix(self._read(), [1, *self._shape]))
@@ -127,16 +140,18 @@ class LocalChanges:
         if not self._trusted[steps]:
             logger.warning("local changes differ from the whole network by %.1e: it is run as a whole", difference)
 
-    def _of(self, clean: Tensor, steps: list[Step], known: Known) -> dict[str, Array]:
-        """What the unchanged image gives at the waists of the steps."""
-        names = tuple(step.source.name for step in steps[1:])
-        if names not in known:
-            values = self._model(("clean", names), 1, lambda model: cut(model, None, names, [1, *self._shape]))(
-                clean[None]
-            )
-            found = {name: value[0].numpy() for name, value in zip(names, values, strict=True)}
-            known[names] = found | {self._waists[0].name: clean.numpy()}
-        return known[names]
+    def _values(self, image: Tensor, known: Known) -> Array:
+        """Run an image, keep what it gives at the waists, and return its logits."""
+        names = [waist.name for waist in self._waists[1:]]
+
+        def make(model: Any) -> Any:
+            ends = [result.input_value(0).get_node().get_friendly_name() for result in model.get_results()]
+            return cut(model, None, [*names, *ends], [1, *self._shape])
+
+        values = [value.numpy() for value in self._model(("clean",), 1, make)(image[None])]
+        known[self._waists[0].name] = image.numpy()
+        known |= {name: value[0] for name, value in zip(names, values, strict=False)}
+        return values[-1]
 
     def _run(self, steps: list[Step], known: dict[str, Array], images: Array, boxes: Boxes) -> Array:
         """Logits of at most one batch."""
@@ -237,6 +252,23 @@ def crops(source: Waist, target: Waist, changed: Boxes, size: Sequence[int] | No
         starts[:, axis] = np.minimum(first, whole - length)
         lengths.append(length)
     return starts, tuple(lengths)
+
+
+def useful(found: Sequence[Waist], work: float) -> list[Waist]:
+    """The waists that serve regions of a half, a quarter or an eighth of the axes, the input first.
+
+    Which they are depends on the network alone, so that one pass of an image finds all that its versions may need.
+
+    Args:
+        found: waists from the input on.
+        work: multiplications of the whole network.
+    """
+    names = {found[0].name}
+    for share in (2, 4, 8):
+        box = [[(size - size // share) // 2, (size + size // share) // 2 - 1] for size in found[0].shape[1:]]
+        if all(first <= last for first, last in box):
+            names |= {step.source.name for step in plan_steps(found, work, np.array([box], np.int64))}
+    return [waist for waist in found if waist.name in names]
 
 
 def plan_steps(found: Sequence[Waist], work: float, boxes: Boxes) -> list[Step]:

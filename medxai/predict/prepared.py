@@ -134,6 +134,18 @@ class Prepared:
         """
         return self._whole(x)[0]
 
+    def clean(self, x: Tensor, known: dict[int, Known]) -> Tensor:
+        """As `whole`; keeps on the way what `changed` will need of the images.
+
+        Args:
+            x: ``[B, C, *S]``.
+            known: by sample, see `changed`.
+        """
+        if x.dtype != torch.float32 or not self.fits(x):
+            return self.whole(x)
+        images = x.detach().contiguous()
+        return torch.cat([self._local.clean(image, known.setdefault(row, {})) for row, image in enumerate(images)])
+
     def changed(self, clean: Tensor, images: Tensor, known: Known) -> Tensor:
         """As `whole`, for versions of one image; where they differ from it in a small region, in less time.
 
