@@ -25,7 +25,7 @@ import numpy as np
 SECONDS, MEMORY = 10, 4 << 30
 LARGEST = 300_000
 #: Files that a worker takes before it is asked how it went.
-_PORTION = 50
+_PORTION = 500
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _worker(files: Sequence[Path], jobs: Sequence[int], seed: int, folder: Path,
 def fuzz(count: int, seed: int = 0, first: int = 0) -> tuple[Counter[str], list[Fault]]:
     """Outcomes of mutations ``first`` to ``first + count``, and what should not have happened."""
     files, outcomes, faults = seeds(), Counter[str](), list[Fault]()
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a fork would take along the address space of whoever asks
     with tempfile.TemporaryDirectory() as folder:
         left = list(range(first, first + count))
         while left:
