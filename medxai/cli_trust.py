@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import tempfile
 from collections.abc import Sequence
@@ -149,12 +148,9 @@ def read_groups(path: Path) -> dict[str, str]:
     Raises:
         TrustError: it has other columns.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        msg = f"cannot be read as a table ({type(error).__name__})"
-        raise TrustError(msg, study=path.name) from error
+    from medxai.trust.cohort.table import read_rows
+
+    rows = read_rows(path)
     column = next((name for name in _GROUPS if rows and name in rows[0]), None)
     if column is None or "path" not in rows[0]:
         msg = f"needs the columns path and one of {', '.join(_GROUPS)}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from medxai.explain.enlarge import scaled_maps, scaled_masks
+from medxai.explain.enlarge import enlarge, scaled_maps
 from medxai.explain.masking.masker import Masker, check_operator, check_score, read_score
 
 if TYPE_CHECKING:
@@ -96,21 +96,16 @@ class ChannelMasks:
         for start in range(0, self.count, size):
             rows, channels = self._rows[start : start + size], self._channels[start : start + size]
             place = (key, run.layer, self._options.channels, self._options.reduce, start)
+            maps = self._scaled[start : start + size] * factor
             if noise is not None:
-                masks = self.masks(rows, channels) * factor
-                images = self._masker.images(masks, rows) + masks[:, None].to(run.x) * noise
-                outputs = run.outputs(images, rows)
+                masks = enlarge(maps, run.spatial)
+                outputs = run.outputs(self._masker.images(masks, rows) + masks[:, None].to(run.x) * noise, rows)
             elif shift is not None:
-                outputs = self._masker.outputs(self.masks(rows, channels) * factor + shift, rows, place)
+                outputs = self._masker.outputs(enlarge(maps, run.spatial) + shift, rows, place)
             else:
-                maps = self._scaled[start : start + size] * factor
                 outputs = self._masker.enlarged(maps, rows, self.alive.sum(1), place)
             found[rows, channels] = read_score(run.target, outputs, rows, self._options.score).float().to(found)
         return found
-
-    def masks(self, rows: Tensor, channels: Tensor) -> Tensor:
-        """Masks ``[N, *S]`` in 0..1 of the maps ``channels[i]`` of samples ``rows[i]``."""
-        return scaled_masks(self.maps[rows, channels], self._run.spatial)
 
     def combine(self, scores: Tensor) -> Tensor:
         """Map ``[B, *s]`` of weighted channels; the largest weight goes into the report.

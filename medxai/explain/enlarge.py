@@ -15,18 +15,13 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def scaled_masks(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """``[N, *s]`` -> ``[N, *size]``, each from 0 to 1 up to rounding; a constant map becomes 0.
+def scaled_maps(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps ``[N, *s]`` that lie between 0 and 1, up to rounding, when they are enlarged; constant ones become 0.
 
     Args:
         maps: on the layer's grid.
         size: of the image.
     """
-    return enlarge(scaled_maps(maps, size), size)
-
-
-def scaled_maps(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps ``[N, *s]`` that are `scaled_masks` when they are enlarged."""
     axes = enlarging(maps.shape[1:], size)
     ends = [_turns(cells, voxels) for cells, voxels in zip(maps.shape[1:], size, strict=True)]
     few = _enlarge(maps, [weights[places] for weights, places in zip(axes, ends, strict=True)]).flatten(1)

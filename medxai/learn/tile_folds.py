@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from medxai.files import write_text
+from medxai.learn.breast_us import SIZE, SPEC
 from medxai.learn.card import Card
 from medxai.learn.cohort_table import write_table
 from medxai.learn.metrics import Interval, auroc, balanced_accuracy, bootstrap
 from medxai.learn.splits import grouped_folds
 from medxai.learn.tiles import Tile, store_tiles
-from medxai.learn.transfer import SIZE, SPEC, FloatArray, Transfer, early_features, logits_of, train_tail
+from medxai.learn.transfer import FloatArray, Transfer, early_features, logits_of, train_tail
 from medxai.networks.efficientnet_lite import TARGET_LAYER
 from medxai.predict.bundle_spec import MedxaiBlock
 from medxai.predict.write import write_bundle

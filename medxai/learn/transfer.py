@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from medxai.learn.augment import Augmentation, augment
-from medxai.learn.breast_us import FROZEN_STAGES, Tail
+from medxai.learn.breast_us import FROZEN_STAGES, SIZE, Tail
 from medxai.learn.loop import Recipe, fit, settle_norms
 from medxai.networks.efficientnet_lite import (
     IMAGENET_MEAN,
@@ -19,15 +19,6 @@ from medxai.networks.efficientnet_lite import (
     EfficientNetLite0,
     imagenet_state,
     load_imagenet,
-)
-from medxai.prepare.spec import AffineIntensity, PreparationSpec
-
-SIZE = 224
-SPEC = PreparationSpec(
-    axes="HW",
-    window=(SIZE, SIZE),
-    channels=3,
-    intensity=AffineIntensity(mean=(IMAGENET_MEAN,) * 3, std=(IMAGENET_STD,) * 3),
 )
 
 Say = Callable[[str], None]

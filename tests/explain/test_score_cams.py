@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from medxai.errors import ExplainError
 from medxai.explain import explain
-from medxai.explain.enlarge import scaled_masks
+from medxai.explain.enlarge import enlarge, scaled_maps
 from medxai.explain.registry import make_options
 from medxai.explain.resize import resize
 from tests.explain.perturbed import Constant, Pooled, state
@@ -215,9 +215,9 @@ def test_masks_are_enlarged_then_scaled(cells: tuple[int, ...], dims: int, facto
     shape = (-1, *[1] * dims)
     expected = (large - low.view(shape)) / (high - low).clamp_min(1e-12).view(shape)
     steady = (high - low > 1e-3).view(shape)
-    got = scaled_masks(maps, size)
+    got = enlarge(scaled_maps(maps, size), size)
     torch.testing.assert_close(torch.where(steady, got, 0), torch.where(steady, expected, 0), rtol=0, atol=1e-4)
 
 
 def test_a_constant_map_makes_an_empty_mask() -> None:
-    assert not scaled_masks(torch.full((2, 3, 4), 7.5), (9, 8)).any()
+    assert not scaled_maps(torch.full((2, 3, 4), 7.5), (9, 8)).any()

@@ -30,6 +30,20 @@ class Row:
     patient: str
 
 
+def read_rows(table: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file by column.
+
+    Raises:
+        TrustError: it cannot be read.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        msg = f"cannot be read as a table ({type(error).__name__})"
+        raise TrustError(msg, study=table.name) from error
+
+
 def read_table(table: Path, data: Path) -> list[Row]:
     """Rows of a CSV with the columns ``path`` and ``mask``, and where known ``label`` and ``patient``.
 
@@ -42,12 +56,7 @@ def read_table(table: Path, data: Path) -> list[Row]:
     Raises:
         TrustError: it cannot be read, lacks a column or has no rows.
     """
-    try:
-        with table.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        msg = f"cannot be read as a table ({type(error).__name__})"
-        raise TrustError(msg, study=table.name) from error
+    rows = read_rows(table)
     lacking = [name for name in _NEEDED if not rows or name not in rows[0]]
     if lacking:
         msg = f"needs rows and the columns {', '.join(_NEEDED)}; {', '.join(lacking)} is not there"
