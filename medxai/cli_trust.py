@@ -193,17 +193,21 @@ def validate(
     current: Annotated[str, typer.Option(help="Method in use, which a new default is compared with.")] = "gradcam",
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
     title: Annotated[str, typer.Option(help="Of page and plots.")] = "",
+    prepared: Annotated[
+        str, typer.Option(help="float32: the compiled form of each bundle where it is there and allowed.")
+    ] = "no",
     allow: Annotated[Path | None, typer.Option(help="Allow-list (JSON) besides the shipped one.")] = None,
 ) -> None:
     """Rank all methods on validation cases with masks, by place and by faithfulness, against controls.
 
-    Every case is kept in OUT/cases, so that a run that was stopped goes on. Writes leaderboard.json, cases.csv,
-    leaderboard.md and two plots.
+    Every case is kept in OUT/cases, so that a run that was stopped goes on, and one with more methods measures only
+    those. Writes leaderboard.json, cases.csv, leaderboard.md and two plots.
     """
     import torch
 
     from medxai.explain.registry import method_names
     from medxai.predict.bundle import AllowList, load_bundle
+    from medxai.predict.prepared import load_prepared, prepared_folder
     from medxai.session import quiet_libraries
     from medxai.trust.cohort.leaderboard import make_leaderboard
     from medxai.trust.cohort.plan import Plan
@@ -227,6 +231,7 @@ def validate(
         forwards=forwards,
         target=target,  # type: ignore[arg-type]
         seed=seed,
+        prepared=prepared,  # type: ignore[arg-type]
     )
     trusted = AllowList.shipped()
     if allow is not None:
@@ -240,7 +245,11 @@ def validate(
             network = loaded.network()
             if loaded.spec.preparation.axes == "HW":
                 network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            run_cohort(loaded, network, chosen, plan, out, step, cohort)
+            compiled = None
+            if plan.prepared != "no":
+                folder = prepared_folder(loaded, plan.prepared)
+                compiled = load_prepared(folder, trusted, name=loaded.name, sha256=loaded.sha256)
+            run_cohort(loaded, network, chosen, plan, out, step, cohort, compiled)
     if not cohort.results:
         msg = f"not one case can be measured: {next(iter(cohort.skipped), 'the tables are empty')}"
         raise TrustError(msg)

@@ -103,6 +103,29 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     assert run_cohort(SpotBundle(sha256="b" * 64), network, rows, plan, tmp_path, silent).taken == 0
 
 
+def test_further_methods_are_measured_alone(tmp_path: Path) -> None:
+    """Rows that are there stay as they are, whatever else is asked; options and limits make a row anew."""
+    rows = pictures(tmp_path / "data", 2)
+    network = _Counted().eval()
+    at_once = run_cohort(SpotBundle(), network, rows, PLAN, tmp_path / "at_once", silent)
+    folder = tmp_path / "in_turn"
+    run_cohort(SpotBundle(), network, rows, PLAN.only(["eigencam", "occlusion"]), folder, silent)
+    in_turn = run_cohort(SpotBundle(), network, rows, PLAN, folder, silent)
+    assert in_turn.taken == 0
+    assert repr(in_turn.results) == repr(at_once.results)
+    _Counted.seen = 0
+    fewer = run_cohort(SpotBundle(), network, rows, PLAN.only(["saliency"]), folder, silent)
+    assert (fewer.taken, _Counted.seen) == (2, 0)
+    assert [list(case.rows) for case in fewer.results] == [["saliency", *CONTROLS]] * 2
+    assert run_cohort(SpotBundle(), network, rows, replace(PLAN, forwards=200), folder, silent).taken == 0  # occlusion
+    finer = replace(PLAN, options={"occlusion": {"window": 6}})
+    again = run_cohort(SpotBundle(), network, rows, finer, folder, silent)
+    assert again.taken == 0
+    before, after = in_turn.results[0].rows, again.results[0].rows
+    assert repr(before["gradcam"]) == repr(after["gradcam"])
+    assert repr(before["occlusion"]) != repr(after["occlusion"])
+
+
 def test_what_cannot_be_measured_is_counted(tmp_path: Path) -> None:
     rows = pictures(tmp_path / "data", 6)
     Image.fromarray(np.zeros((SIZE, SIZE), np.uint8)).save(rows[0].mask)  # type: ignore[arg-type]
@@ -177,6 +200,8 @@ def test_plans_that_make_no_sense() -> None:
         Plan(("gradcam",), masking=("blur", "blur"))
     with pytest.raises(TrustError, match="steps"):
         Plan(("gradcam",), steps=1)
+    with pytest.raises(TrustError, match="prepared"):
+        Plan(("gradcam",), prepared="yes")  # type: ignore[arg-type]
     with pytest.raises(TrustError, match="target"):
         Plan(("gradcam",), target="both")  # type: ignore[arg-type]
     with pytest.raises(ExplainError, match="unknown explanation method"):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from medxai.explain.split import Forward
 from medxai.trust import localisation as loc
 from medxai.trust.cohort.case import CohortCase
 from medxai.trust.cohort.maps import CaseMaps, case_maps
 from medxai.trust.cohort.measures import FAITH, TOLERANCE_MM, measures_of
 from medxai.trust.cohort.plan import Plan
 from medxai.trust.cohort.result import CaseResult, MethodRow
+from medxai.trust.controls import NAMES as CONTROLS
 from medxai.trust.curves import deletion, insertion, without_order
 from medxai.trust.likeness import spearman
 from medxai.trust.probe import Probe, open_run
@@ -25,30 +28,49 @@ from medxai.trust.units import blocks
 _COARSE = 24
 
 
+def missing(plan: Plan, known: CaseResult | None) -> tuple[str, ...]:
+    """Methods of a plan that an earlier result does not hold, or holds of other options."""
+    rows = {} if known is None else known.rows
+    return tuple(m for m in plan.methods if m not in rows or rows[m].basis != plan.basis(m))
+
+
+def chosen(result: CaseResult, plan: Plan) -> CaseResult:
+    """A result with the rows of the plan's methods in its order, then the controls; others are left out."""
+    return replace(result, rows={name: result.rows[name] for name in (*plan.methods, *CONTROLS)})
+
+
 def measure_case(
-    network: nn.Module, case: CohortCase, layer: str, plan: Plan, *, bundle: str, fingerprint: str
+    forward: Forward,
+    case: CohortCase,
+    layer: str,
+    plan: Plan,
+    *,
+    bundle: str,
+    fingerprint: str,
+    known: CaseResult | None = None,
 ) -> CaseResult:
     """Explain a case by every method and measure the maps and the controls.
 
     Args:
-        network: in evaluation mode.
+        forward: how to run the network, which is in evaluation mode.
         case: what is explained.
         layer: target layer.
         plan: what is measured.
         bundle: name of the model, kept with the result.
-        fingerprint: of everything the result depends on, likewise.
+        fingerprint: of everything that all rows depend on, likewise.
+        known: what was measured of the case before; only what it lacks is measured, and it is part of the answer.
     """
-    maps = case_maps(network, case, layer, plan)
+    maps = case_maps(forward, case, layer, plan.only(missing(plan, known)), controls=known is None)
     made = {name: item.values for name, item in maps.items() if item.values is not None}
-    rows = {name: _row(item, case) for name, item in maps.items()}
-    for name, (values, reasons) in _faithfulness(network, case, made, plan).items():
+    rows = {name: _row(item, case, "" if name in CONTROLS else plan.basis(name)) for name, item in maps.items()}
+    for name, (values, reasons) in (_faithfulness(forward, case, made, plan) if made else {}).items():
         rows[name].values.update(values)
         rows[name].reasons.update(reasons)
     names = [measure.name for measure in measures_of(plan.masking)]
     for name, row in rows.items():
-        for missing in (key for key in names if key not in row.values):
-            row.values[missing] = math.nan
-            row.reasons[missing] = maps[name].reason or "would cost as much as the map again"
+        for lacking in (key for key in names if key not in row.values):
+            row.values[lacking] = math.nan
+            row.reasons[lacking] = maps[name].reason or "would cost as much as the map again"
     return CaseResult(
         key=case.key,
         patient=case.patient,
@@ -59,13 +81,13 @@ def measure_case(
         probability=case.probability,
         lesion_share=float(case.mask.float().mean()),
         fingerprint=fingerprint,
-        rows=rows,
+        rows={**({} if known is None else known.rows), **rows},
     )
 
 
-def _row(maps: CaseMaps, case: CohortCase) -> MethodRow:
+def _row(maps: CaseMaps, case: CohortCase, basis: str) -> MethodRow:
     """Localisation, specificity and stability."""
-    row = MethodRow({}, {})
+    row = MethodRow({}, {}, basis)
     if maps.values is None:
         return row
     values, mask = maps.values.numpy()[None], case.mask.numpy()[None]
@@ -100,7 +122,7 @@ def _alike(a: Tensor, b: Tensor) -> float:
 
 
 def _faithfulness(
-    network: nn.Module, case: CohortCase, maps: Mapping[str, Tensor], plan: Plan
+    forward: Forward, case: CohortCase, maps: Mapping[str, Tensor], plan: Plan
 ) -> dict[str, tuple[dict[str, float], dict[str, str]]]:
     """Area of insertion less area of deletion of the probability, for each operator and on average.
 
@@ -116,7 +138,7 @@ def _faithfulness(
     place = {key: number for number, key in enumerate(first)}
     stack = stack[list(first.values())]
     x = case.x.expand(len(stack), *case.x.shape[1:]).contiguous()
-    run = open_run(network, x, case.index, masking=plan.masking[0], seed=plan.seed, chunk=plan.chunk)
+    run = open_run(forward, x, case.index, masking=plan.masking[0], seed=plan.seed, chunk=plan.chunk)
     columns = []
     for masking in plan.masking:
         probe = Probe(run, masking, score="prob")

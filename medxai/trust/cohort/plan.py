@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from medxai.errors import TrustError
+from medxai.identity import sha256_json
 
 #: Raised with every change of what is measured, so that older results are not taken for new ones.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Plan:
         target: explain the class of the table (``label``) or the decided one (``decision``).
         seed: of every random draw.
         chunk: images per forward.
+        prepared: run the compiled form of the bundle where it fits (``float32``), or the network itself (``no``).
     """
 
     methods: tuple[str, ...]
@@ -35,6 +37,7 @@ class Plan:
     target: Literal["label", "decision"] = "label"
     seed: int = 0
     chunk: int = 16
+    prepared: Literal["no", "float32"] = "no"
 
     def __post_init__(self) -> None:
         """Check numbers and names.
@@ -52,6 +55,9 @@ class Plan:
         if self.steps < 2 or self.forwards < 1 or self.chunk < 1:
             msg = "steps is at least 2, forwards and chunk are at least 1"
             raise TrustError(msg)
+        if self.prepared not in ("no", "float32"):
+            msg = f"prepared is no or float32, not {self.prepared!r}"
+            raise TrustError(msg)
         if self.target not in ("label", "decision"):
             msg = f"target is label or decision, not {self.target!r}"
             raise TrustError(msg)
@@ -62,3 +68,18 @@ class Plan:
     def described(self) -> dict[str, Any]:
         """JSON-serialisable settings."""
         return {**asdict(self), "format": FORMAT}
+
+    def common(self) -> dict[str, Any]:
+        """The settings that every row of a case depends on, whatever the method."""
+        return {k: v for k, v in self.described().items() if k not in ("methods", "options", "forwards")}
+
+    def basis(self, method: str) -> str:
+        """What the row of a method depends on besides."""
+        from medxai.explain.registry import get_method, make_options
+
+        made = asdict(make_options(method, self.options.get(method)))
+        return sha256_json([made, self.forwards if get_method(method).INFO.repeats else 0])[:16]
+
+    def only(self, methods: Sequence[str]) -> Plan:
+        """The same for some of the methods."""
+        return replace(self, methods=tuple(methods), options={k: v for k, v in self.options.items() if k in methods})

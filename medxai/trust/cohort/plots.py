@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ _METHOD, _CONTROL, _SECOND = "#1b6ca8", "#9a9a9a", "#d1742f"
 _DPI = 110
 #: Methods whose means lie nearer than this share one label.
 _NEAR = 0.025
+#: Characters of a line of the key.
+_KEY_WIDTH = 34
 
 
 def plot_leaderboard(board: Leaderboard, path: Path, title: str) -> Path:
@@ -49,11 +52,14 @@ def plot_leaderboard(board: Leaderboard, path: Path, title: str) -> Path:
 
 
 def plot_relation(board: Leaderboard, path: Path, title: str) -> Path:
-    """Means of every method, and how the order by faithfulness agrees with that by place within cases."""
+    """Means of every method, and how the order by faithfulness agrees with that by place within cases.
+
+    Points are numbered from the best place down; methods that lie together share a number.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    means, cases = figure.subplots(1, 2)
+    figure = Figure(figsize=(13, 5.2), layout="constrained")
+    means, key, cases = figure.subplots(1, 3, width_ratios=(5, 2.6, 4))
     together: dict[tuple[int, int], list[Line]] = {}
     for line in board.lines:
         x, y = line.measures[FAITH], line.measures[PLACE]
@@ -61,15 +67,17 @@ def plot_relation(board: Leaderboard, path: Path, title: str) -> Path:
             continue
         colour = _CONTROL if line.control else _METHOD
         means.errorbar(x.value, y.value, [[y.value - y.low], [y.high - y.value]],
-                       [[x.value - x.low], [x.high - x.value]], fmt="o", color=colour, markersize=4, linewidth=0.5,
-                       alpha=0.8)  # fmt: skip
+                       [[x.value - x.low], [x.high - x.value]], fmt="o", color=colour, markersize=4, linewidth=0.4,
+                       alpha=0.55)  # fmt: skip
         together.setdefault((round(x.value / _NEAR), round(y.value / _NEAR)), []).append(line)
-    for lines in together.values():
+    rows = []
+    for number, lines in enumerate(together.values(), start=1):
         spot = (lines[0].measures[FAITH].value, lines[0].measures[PLACE].value)
-        words = [", ".join(line.name for line in lines[i : i + 2]) for i in range(0, len(lines), 2)]
-        near = means.annotate("\n".join(words), spot, fontsize=6, xytext=(3, 3), textcoords="offset points")
-        near.set_in_layout(False)
-    means.margins(x=0.25)
+        means.annotate(str(number), spot, fontsize=8, fontweight="bold", xytext=(4, 3), textcoords="offset points")
+        words = textwrap.wrap(", ".join(line.name for line in lines), _KEY_WIDTH)
+        rows += [f"{number:>2}  {words[0]}", *(f"      {word}" for word in words[1:])]
+    key.axis("off")
+    key.text(0, 1, "\n".join(rows), va="top", fontsize=7, linespacing=1.25, transform=key.transAxes)
     means.set_xlabel("insertion - deletion (probability)")
     means.set_ylabel("average precision")
     finite = board.correlations[np.isfinite(board.correlations)]

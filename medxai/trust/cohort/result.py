@@ -16,10 +16,17 @@ from medxai.files import write_text
 
 @dataclass(frozen=True)
 class MethodRow:
-    """Measures of one map: values by name, NaN where there is none, and why."""
+    """Measures of one map: values by name, NaN where there is none, and why.
+
+    Attributes:
+        values: by name.
+        reasons: of what is NaN.
+        basis: what the row depends on besides the case, see `medxai.trust.cohort.plan.Plan.basis`.
+    """
 
     values: dict[str, float]
     reasons: dict[str, str]
+    basis: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class CaseResult:
         decided: class the model decided for.
         probability: of the explained class.
         lesion_share: of the window.
-        fingerprint: of everything the result depends on.
+        fingerprint: of everything that all rows depend on.
         rows: by method or control.
     """
 
@@ -68,7 +75,9 @@ def read_result(path: Path, fingerprint: str) -> CaseResult | None:
         if content["fingerprint"] != fingerprint:
             return None
         rows = {
-            name: MethodRow({k: math.nan if v is None else float(v) for k, v in row["values"].items()}, row["reasons"])
+            name: MethodRow(
+                {k: math.nan if v is None else float(v) for k, v in row["values"].items()}, row["reasons"], row["basis"]
+            )
             for name, row in content["rows"].items()
         }
         return CaseResult(**{**content, "rows": rows})

@@ -1,4 +1,4 @@
-"""Cases of a table through one model, each measured once: what an earlier run left is taken over."""
+"""Cases of a table through one model, each map measured once: what an earlier run left is taken over."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medxai.errors import MedxaiError, TrustError
+from medxai.explain.split import Forward
 from medxai.identity import sha256_file, sha256_json, sha256_text
 from medxai.ingest.discover import discover
 from medxai.ingest.read import read_study
 from medxai.predict.infer import check_fit
 from medxai.trust.cohort.case import make_case
-from medxai.trust.cohort.measure import measure_case
+from medxai.trust.cohort.measure import chosen, measure_case, missing
 from medxai.trust.cohort.plan import Plan
 from medxai.trust.cohort.result import CaseResult, read_result, write_result
 from medxai.trust.cohort.table import Row
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from medxai.predict.bundle import Bundle
+    from medxai.predict.prepared import Prepared
     from medxai.study import SourceFiles, Volume
 
 #: Told ``(what, step, steps)``.
@@ -53,8 +55,11 @@ def run_cohort(
     folder: Path,
     say: Say,
     cohort: Cohort | None = None,
+    prepared: Prepared | None = None,
 ) -> Cohort:
     """Measure the cases of a table and keep each as ``cases/BUNDLE/KEY.json`` below a folder.
+
+    Methods that a run adds are measured alone; rows of methods that it does not name stay in the files.
 
     Args:
         bundle: the model.
@@ -64,10 +69,11 @@ def run_cohort(
         folder: of the results.
         say: told how far it is.
         cohort: of another fold, to go on with.
+        prepared: compiled form of the network.
     """
     found = cohort or Cohort()
-    layer = bundle.spec.target_layer
-    basis = sha256_json([bundle.sha256, plan.described()])
+    layer, forward = bundle.spec.target_layer, Forward(network, prepared=prepared)
+    basis = sha256_json([bundle.sha256, plan.common()])
     for number, row in enumerate(rows):
         say(f"validate {bundle.name}", number, len(rows))
         try:
@@ -75,8 +81,8 @@ def run_cohort(
             fingerprint = sha256_text(basis, row.label, row.patient, *mask_hashes(mask))
             path = folder / "cases" / bundle.name / f"{source.key}.json"
             known = read_result(path, fingerprint)
-            if known is not None:
-                found.results.append(known)
+            if known is not None and not missing(plan, known):
+                found.results.append(chosen(known, plan))
                 found.taken += 1
                 continue
             volume = read_study(source, bundle.spec.modalities[0]).volume
@@ -92,9 +98,9 @@ def run_cohort(
                 target=plan.target,
             )
             layer = layer or _automatic(network, case.x)
-            result = measure_case(network, case, layer, plan, bundle=bundle.name, fingerprint=fingerprint)
+            result = measure_case(forward, case, layer, plan, bundle=bundle.name, fingerprint=fingerprint, known=known)
             write_result(path, result)
-            found.results.append(result)
+            found.results.append(chosen(result, plan))
         except MedxaiError as error:
             found.skipped[error.reason] += 1
     return found
