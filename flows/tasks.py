@@ -52,7 +52,12 @@ class Work(dict[str, Any]):
         """Describe a registered job."""
         return cls(
             settings=settings.model_dump(mode="json"),
-            source={"key": source.key, "kind": source.kind, "files": [str(p) for p in source.files]},
+            source={
+                "key": source.key,
+                "kind": source.kind,
+                "files": [str(p) for p in source.files],
+                "part": source.part,
+            },
             identity=[identity.study_key, identity.input_sha256, identity.model_sha256, identity.config_sha256],
             job_id=job_id,
         )
@@ -62,7 +67,7 @@ def _open(work: dict[str, Any]) -> tuple[Session, SourceFiles, JobIdentity]:
     source = work["source"]
     return (
         session_for(make_settings(work["settings"])),
-        SourceFiles(source["key"], source["kind"], tuple(Path(p) for p in source["files"])),
+        SourceFiles(source["key"], source["kind"], tuple(Path(p) for p in source["files"]), source["part"]),
         JobIdentity(*work["identity"]),
     )
 

@@ -91,11 +91,13 @@ class SourceFiles:
         key: pseudonymous key of the study, stable for the same content.
         kind: how the files are read.
         files: paths in any order.
+        part: what sets these files apart from the rest of their series, where that is more than one volume.
     """
 
     key: str
     kind: SourceKind
     files: tuple[Path, ...]
+    part: str = ""
 
 
 @dataclass(frozen=True, eq=False)

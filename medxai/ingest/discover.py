@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +13,13 @@ from medxai.errors import IngestError, MedxaiError
 from medxai.identity import pseudonym, sha256_file, sha256_text
 from medxai.ingest.archive import unpack
 from medxai.ingest.dicom_file import is_dicom, read_header
+from medxai.ingest.split import Slice, read_slice, split
 from medxai.study import SourceFiles, SourceKind
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+logger = logging.getLogger(__name__)
 
 _SUFFIXES: dict[str, SourceKind] = {
     ".nii": "nifti",
@@ -68,6 +73,7 @@ class Discovery:
         sources: studies, sorted by key.
         rejected: inputs that cannot become a study.
         ignored: number of files of unknown kinds.
+        left_out: why images were passed over that nobody wants analysed -> how many files.
         archives: folder of an unpacked archive -> the archive.
     """
 
@@ -75,20 +81,24 @@ class Discovery:
     rejected: tuple[Rejected, ...]
     ignored: int
     archives: Mapping[Path, Path] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def discover(roots: Sequence[Path], workspace: Path) -> Discovery:
     """Find every study below `roots`; archives are unpacked below `workspace`.
 
-    DICOM instances are grouped by study and series; enhanced multi-frame objects and ultrasound are one
-    study per instance. Files of unknown kinds are ignored and counted. Symbolic links are not followed.
+    DICOM instances are grouped by study and series, and a series that holds several volumes (orientations, echoes,
+    diffusion weightings, phases) is split into them; enhanced multi-frame objects and ultrasound are one study per
+    instance. Localisers and byte-equal copies are left out. Files of unknown kinds are ignored and counted. Symbolic
+    links are not followed.
 
     Raises:
         IngestError: a root does not exist, or nothing under all of them looks like an image.
     """
     sources: dict[str, SourceFiles] = {}
     rejected: list[Rejected] = []
-    series: dict[tuple[str, str], list[Path]] = {}
+    series: dict[tuple[str, str], list[tuple[Path, Dataset]]] = {}
+    left_out: Counter[str] = Counter()
     archives: dict[Path, Path] = {}
     seen: set[Path] = set()  # roots may overlap
     ignored = 0
@@ -108,19 +118,47 @@ def discover(roots: Sequence[Path], workspace: Path) -> Discovery:
                 elif isinstance(found, SourceFiles):
                     sources.setdefault(found.key, found)
                 else:
-                    series.setdefault(found, []).append(path)
+                    uids, header = found
+                    series.setdefault(uids, []).append((path, header))
             except MedxaiError as error:
                 rejected.append(_reject(path, error))
             except OSError as error:
                 rejected.append(_reject(path, _unreadable(error)))
     for (study_uid, series_uid), files in series.items():
-        key = pseudonym("dicom", study_uid, series_uid)
-        sources.setdefault(key, SourceFiles(key, "dicom", tuple(sorted(files))))
+        for part in split(_without_copies(files, left_out)):
+            if part.scout:
+                left_out["localiser images"] += len(part.files)
+                continue
+            key = pseudonym("dicom", study_uid, series_uid, *([part.sign] if part.sign else []))
+            sources.setdefault(key, SourceFiles(key, "dicom", tuple(sorted(part.files)), part.sign))
     if not sources and not rejected:
         names = ", ".join(str(root) for root in roots)
-        msg = f"no DICOM, NIfTI, picture or video found ({ignored} other files)"
+        others = [f"{ignored} other files", *(f"{count} {what}" for what, count in sorted(left_out.items()))]
+        msg = f"no DICOM, NIfTI, picture or video found ({', '.join(others)})"
         raise IngestError(msg, study=names)
-    return Discovery(tuple(sorted(sources.values(), key=lambda s: s.key)), tuple(rejected), ignored, archives)
+    for what, count in sorted(left_out.items()):
+        logger.info("left out: %d %s", count, what)
+    found_sources = tuple(sorted(sources.values(), key=lambda s: s.key))
+    return Discovery(found_sources, tuple(rejected), ignored, archives, left_out)
+
+
+def _without_copies(files: Sequence[tuple[Path, Dataset]], left_out: Counter[str]) -> list[Slice]:
+    """Slices of a series without files that repeat another byte by byte."""
+    named: dict[str, list[tuple[Path, Dataset]]] = {}
+    for path, header in sorted(files, key=lambda item: item[0]):
+        named.setdefault(str(header.get("SOPInstanceUID", "") or path), []).append((path, header))
+    kept: list[Slice] = []
+    for same in named.values():
+        seen: set[str] = set()
+        for path, header in same:
+            if len(same) > 1:
+                digest = sha256_file(path)
+                if digest in seen:
+                    left_out["copies of another file"] += 1
+                    continue
+                seen.add(digest)
+            kept.append(read_slice(path, header))
+    return kept
 
 
 def is_volume_series(header: Dataset) -> bool:
@@ -166,7 +204,7 @@ def _unreadable(error: OSError) -> IngestError:
     return IngestError(f"cannot be read ({type(error).__name__}: {error.strerror}); check the medium and permissions")
 
 
-def _classify(path: Path) -> SourceFiles | tuple[str, str] | None:
+def _classify(path: Path) -> SourceFiles | tuple[tuple[str, str], Dataset] | None:
     name = path.name.lower()
     suffix = ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
     kind = _SUFFIXES.get(suffix)
@@ -188,6 +226,6 @@ def _classify(path: Path) -> SourceFiles | tuple[str, str] | None:
     study_uid = str(header.get("StudyInstanceUID", "") or "")
     series_uid = str(header.get("SeriesInstanceUID", "") or path.parent)
     if is_volume_series(header):
-        return (study_uid, series_uid)
+        return (study_uid, series_uid), header
     key = pseudonym("instance", study_uid, series_uid, str(header.get("SOPInstanceUID", "") or sha256_file(path)))
     return SourceFiles(key, "dicom", (path,))

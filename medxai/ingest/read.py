@@ -28,6 +28,8 @@ def read_study(source: SourceFiles, modality: str | None = None) -> Study:
     """
     try:
         volume, notes = _read(source, modality)
+        if source.part:
+            notes = (f"one of several volumes of its series: {source.part}", *notes)
         return Study(source.key, source.kind, sha256_files(source.files), volume, notes)
     except MedxaiError as error:
         # File names may carry patient names, so messages use the pseudonym; quarantine records list the files.
