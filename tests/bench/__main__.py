@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import breast, chest, engine, gate, growth, ingest, peers, prepared, quantus, studies, trust
+from tests.bench import breast, chest, engine, gate, growth, ingest, objects, peers, prepared, quantus, studies, trust
 from tests.bench.entry import Entry, load, save
 
 DOCS = Path("docs")
@@ -31,14 +31,9 @@ SUITES: dict[tuple[str, ...], Callable[[], list[Entry]]] = {
         "occlusion_2d_prepared_over_eager",
         "occlusion_3d_prepared_over_eager",
     ): prepared.whole_prepared,
-    (
-        *(f"{peer.replace('-', '_')}_gradcam_3d_over_ours" for peer in peers.PEERS),
-        *(
-            f"{name}_over_fastest_peer"
-            for method, cases in (("scorecam", ("score_2d", "score_3d")), ("occlusion", ("2d_b1", "3d_96")))
-            for name in (method, *(f"{method}_{case}{form}" for case in cases for form in ("", "_eager")))
-        ),
-    ): peers.side_by_side,
+    tuple(f"{peer.replace('-', '_')}_gradcam_3d_over_ours" for peer in peers.PEERS): peers.gradcam,
+    peers.names("scorecam"): peers.scorecam,
+    peers.names("occlusion"): peers.occlusion,
     (
         "growth_volume_exponent",
         "growth_memory_exponent",
@@ -50,6 +45,8 @@ SUITES: dict[tuple[str, ...], Callable[[], list[Entry]]] = {
     ("gate_fast_forwards",): gate.forwards,
     ("gate_broken_caught_share", "gate_false_alarm_share"): gate.shares,
     ("fuzz_crashes",): ingest.damaged,
+    ("seg_binary_over_floor", "seg_fractional_over_floor"): objects.segmentations,
+    ("pm_peak_memory_over_inputs",): objects.map_memory,
     ("cli_import_seconds",): engine.cli_import,
     ("study_28x512_seconds",): studies.small_study,
     ("study_120x512_seconds", "study_120x512_peak_gib"): studies.large_study,

@@ -1,4 +1,7 @@
-"""Side by side with the other libraries, in one run of the shared benchmark with its plug-in point."""
+"""Side by side with the other libraries, in the shared benchmark with its plug-in point, one question at a time.
+
+All libraries answer a question within a minute or two, so that a machine whose speed drifts treats them alike.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +17,47 @@ from tests.bench.entry import Entry, of_runs
 
 FOLDER = Path(".bench")
 PEERS = ("grad-cam", "torchcam", "captum", "monai", "medcam")
+#: Method -> the libraries that have it, and the cases.
+PERTURBING = {
+    "scorecam": (("grad-cam", "torchcam"), ("score-2d", "score-3d")),
+    "occlusion": (("captum", "monai"), ("2d-b1", "3d-96")),
+}
 HERE = Path(__file__).parent
-#: Runs of the whole comparison; low and high are their extremes.
-RUNS = 3
+#: Runs of each comparison; low and high are their extremes.
+RUNS = 5
+
+Rows = list[dict[str, Any]]
 
 
-def side_by_side() -> list[Entry]:
-    """Grad-CAM, Score-CAM and occlusion of all libraries; empty without the shared benchmark or `make parity`."""
-    found = _script()
-    python = Path(".venv-parity/bin/python")
-    if found is None or not python.exists():
-        return []
-    FOLDER.mkdir(exist_ok=True)
-    script = FOLDER / found.name
-    shutil.copyfile(found, script)  # it keeps weights beside itself
-    runs = [_rows(python, script, number) for number in range(RUNS)]
+def gradcam() -> list[Entry]:
+    """Grad-CAM of all libraries; empty without the shared benchmark or `make parity`."""
+    runs = _runs("3d-96", "gradcam", (*PEERS, "medxai"))
     entries = []
     for peer in PEERS:
         ratios = [
-            _seconds(rows, peer, "3d-96", "gradcam") / _seconds(rows, "medxai", "3d-96", "gradcam")
-            for rows in runs
-            if _seconds(rows, peer, "3d-96", "gradcam") and _seconds(rows, "medxai", "3d-96", "gradcam")
+            theirs / ours for rows in runs if (theirs := _seconds(rows, peer)) and (ours := _seconds(rows, "medxai"))
         ]
         if ratios:
             name = f"{peer.replace('-', '_')}_gradcam_3d_over_ours"
             entries.append(of_runs(name, ratios, "ratio", None, "higher", "one call of each; DenseNet121-3D, 96x96x96"))
-    entries += _against_fastest(runs, "scorecam", ("score-2d", "score-3d"), ("grad-cam", "torchcam"))
-    entries += _against_fastest(runs, "occlusion", ("2d-b1", "3d-96"), ("captum", "monai"))
     return entries
+
+
+def scorecam() -> list[Entry]:
+    """Score-CAM over the fastest library; empty as in `gradcam`."""
+    return _against_fastest("scorecam")
+
+
+def occlusion() -> list[Entry]:
+    """Occlusion over the fastest library; empty as in `gradcam`."""
+    return _against_fastest("occlusion")
+
+
+def names(method: str) -> tuple[str, ...]:
+    """Entries of a perturbing method: the worse of the prepared cases, then each case prepared and eager."""
+    cases = PERTURBING[method][1]
+    each = (f"{method}_{case.replace('-', '_')}{form}" for case in cases for form in ("", "_eager"))
+    return tuple(f"{name}_over_fastest_peer" for name in (method, *each))
 
 
 def _script() -> Path | None:
@@ -49,43 +66,49 @@ def _script() -> Path | None:
     return path if path is not None and path.exists() else None
 
 
-def _rows(python: Path, script: Path, number: int) -> list[dict[str, Any]]:
-    """One comparison, in an environment that has the peers."""
-    out = FOLDER / f"run{number}.json"
-    engine = HERE / "peer_engine.py"
-    command = [str(python), str(script), "--reps", "5", "--timeout", "900", "--out", str(out)]
-    for spec in (*PEERS, f"medxai={engine}:explain", f"medxai-prepared={engine}:explain_prepared"):
-        command += ["--engine", spec]
-    for case in ("3d-96", "2d-b1", "score-2d", "score-3d"):
-        command += ["--case", case]
-    for method in ("gradcam", "scorecam", "occlusion"):
-        command += ["--method", method]
+def _runs(case: str, method: str, engines: Sequence[str]) -> list[Rows]:
+    """Several comparisons in an environment that has the peers; none without the benchmark or that environment."""
+    found, python = _script(), Path(".venv-parity/bin/python")
+    if found is None or not python.exists():
+        return []
+    FOLDER.mkdir(exist_ok=True)
+    script = FOLDER / found.name
+    if not script.exists() or script.read_bytes() != found.read_bytes():
+        script.unlink(missing_ok=True)
+        shutil.copyfile(found, script)  # it keeps weights beside itself
+    return [_rows(python, script, case, method, engines, number) for number in range(RUNS)]
+
+
+def _rows(python: Path, script: Path, case: str, method: str, engines: Sequence[str], number: int) -> Rows:
+    stem = f"{method}_{case}_{number}"
+    own = {"medxai": "explain", "medxai-prepared": "explain_prepared"}
+    command = [str(python), str(script), "--reps", "5", "--timeout", "900", "--out", str(FOLDER / f"{stem}.json")]
+    command += ["--case", case, "--method", method]
+    for name in engines:
+        command += ["--engine", f"{name}={HERE / 'peer_engine.py'}:{own[name]}" if name in own else name]
     path = os.pathsep.join([str(HERE / "shim"), str(Path.cwd())])
-    with (FOLDER / f"run{number}.log").open("w") as log:
+    with (FOLDER / f"{stem}.log").open("w") as log:
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": path})
-    rows: list[dict[str, Any]] = json.loads(out.read_text())
+    rows: Rows = json.loads((FOLDER / f"{stem}.json").read_text())
     return rows
 
 
-def _seconds(rows: list[dict[str, Any]], engine: str, case: str, method: str) -> float:
+def _seconds(rows: Rows, engine: str) -> float:
     """Median seconds, or 0 where the engine cannot do it."""
-    for row in rows:
-        if (row["engine"], row["case"], row["method"]) == (engine, case, method):
-            return float(row.get("s", 0.0))
-    return 0.0
+    return next((float(row.get("s", 0.0)) for row in rows if row["engine"] == engine), 0.0)
 
 
-def _against_fastest(
-    runs: list[list[dict[str, Any]]], method: str, cases: tuple[str, ...], peers: tuple[str, ...]
-) -> list[Entry]:
+def _against_fastest(method: str) -> list[Entry]:
     """The worse of the cases decides; each of them and the eager form are listed beside it."""
+    peers, cases = PERTURBING[method]
     entries, worst = [], None
     for case in cases:
+        runs = _runs(case, method, (*peers, "medxai-prepared", "medxai"))
         for engine, suffix in (("medxai-prepared", ""), ("medxai", "_eager")):
             ratios = []
             for rows in runs:
-                others = [s for peer in peers if (s := _seconds(rows, peer, case, method))]
-                ours = _seconds(rows, engine, case, method)
+                others = [s for peer in peers if (s := _seconds(rows, peer))]
+                ours = _seconds(rows, engine)
                 if others and ours:
                     ratios.append(ours / min(others))
             if not ratios:
