@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from medxai.stack import Stack
+
 if TYPE_CHECKING:
     from pydicom import Dataset
 
@@ -54,6 +56,8 @@ class Volume:
         frame_numbers: 1-based frame of the single multi-frame source for each slice or time point; empty
             when every slice is its own instance.
         frame_seconds: seconds between frames of ``THW``; None when unknown.
+        stack: the straight grid through slices that are none; None for a regular grid. The affine's first column is
+            then the mean way from slice to slice, and `positions` tell where each of them lies.
     """
 
     pixels: FloatArray
@@ -67,6 +71,7 @@ class Volume:
     source: tuple[Dataset, ...] = ()
     frame_numbers: tuple[int, ...] = ()
     frame_seconds: float | None = None
+    stack: Stack | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from medxai.errors import IngestError
 from medxai.ingest.decoder_process import DecodingError, decode
+from medxai.ingest.overlays import without_overlay_bits
 from medxai.study import FloatArray
 
 if TYPE_CHECKING:
@@ -68,6 +69,12 @@ def read_header(path: Path) -> Dataset:
     return header
 
 
+def image_type(header: Dataset) -> list[str]:
+    """Values of ImageType in upper case; a single value is no list in pydicom."""
+    value = header.get("ImageType", None) or []
+    return [str(v).upper() for v in ([value] if isinstance(value, str) else value)]
+
+
 def _ends_early(path: Path, header: Dataset) -> bool:
     """True when the file ends within its last element, which pydicom passes over."""
     from pydicom.dataelem import RawDataElement
@@ -109,6 +116,7 @@ def read_pixels(path: Path, frame: int | None = None) -> tuple[Dataset, npt.NDAr
             array = decode(path, frame, plugin)
         else:
             array = pixel_array(dataset, index=frame, decoding_plugin=plugin)
+        array = without_overlay_bits(array, dataset)
         if str(dataset.PhotometricInterpretation) == "PALETTE COLOR":
             array = apply_color_lut(array, dataset)
             if array.dtype != np.uint8:  # 16-bit palettes store 8-bit colours in the high byte
@@ -126,8 +134,26 @@ def read_pixels(path: Path, frame: int | None = None) -> tuple[Dataset, npt.NDAr
     return dataset, array
 
 
+def _philips_scale(dataset: Dataset) -> float:
+    """Scale slope of Philips MR (2005,100E); 0 where there is none."""
+    if str(dataset.get("Modality", "")) != "MR" or "PHILIPS" not in str(dataset.get("Manufacturer", "")).upper():
+        return 0.0
+    try:
+        value = dataset.private_block(0x2005, "Philips MR Imaging DD 001")[0x0E].value
+        if isinstance(value, bytes):  # implicit syntax hides the representation
+            value = np.frombuffer(value, "<f4")[0]
+        scale = float(value)
+    except (KeyError, TypeError, ValueError, IndexError):
+        return 0.0
+    return scale if np.isfinite(scale) and scale > 0 else 0.0
+
+
 def rescaled(array: npt.NDArray[Any], dataset: Dataset) -> FloatArray:
-    """Apply the modality LUT or rescale (PS3.3 C.11.1) and undo MONOCHROME1; float32."""
+    """Apply the modality LUT or rescale (PS3.3 C.11.1), for Philips MR the scale of the scanner's own units; float32.
+
+    Padding takes the lowest value of the image. Rescale maps Philips MR to displayed values, which differ in scale from
+    series to series; (2005,100E) leads back from them.
+    """
     from pydicom.pixels.processing import apply_modality_lut
 
     result: FloatArray
@@ -141,6 +167,8 @@ def rescaled(array: npt.NDArray[Any], dataset: Dataset) -> FloatArray:
             result *= slope
         if intercept != 0:
             result += intercept
+        if scale := _philips_scale(dataset):
+            result /= np.float32(scale) * slope
     padding = dataset.get("PixelPaddingValue", None)
     if padding is not None:
         mask = array == padding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,18 +13,23 @@ from medxai.errors import GeometryError, IngestError
 from medxai.ingest.dicom_file import read_header, read_pixels, rescaled
 from medxai.ingest.geometry import Plane, stack_planes
 from medxai.ingest.identifiers import check_identifiers
+from medxai.ingest.overlays import overlay_note
 from medxai.study import Volume
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 
-def read_series(files: Sequence[Path], study: str) -> tuple[Volume, tuple[str, ...]]:
+def read_series(
+    files: Sequence[Path], study: str, largest_gap_mm: float | None = None
+) -> tuple[Volume, tuple[str, ...]]:
     """Read one series, in any file order, as ``[1, D, H, W]`` with ``D`` ascending along the slice normal.
 
     Args:
         files: the instances of one series.
         study: pseudonymous name for messages.
+        largest_gap_mm: straighten tilted and unevenly spaced slices that are at most so far apart, and drop slices
+            that another one repeats voxel by voxel; None refuses such series.
 
     Returns:
         The volume and notes on what was decided.
@@ -34,14 +40,21 @@ def read_series(files: Sequence[Path], study: str) -> tuple[Volume, tuple[str, .
         IngestError: damaged or undecodable files, colour, or a mosaic.
     """
     headers = [read_header(path) for path in files]
+    notes: list[str] = []
+    if largest_gap_mm is not None:
+        files, headers, repeated = _without_repeats(files, headers)
+        if repeated:
+            notes.append(f"{repeated} slices were dropped that another one repeats voxel by voxel")
     check_identifiers(headers, study)
     _check_kind(headers, study)
     planes = [_plane(header, study) for header in headers]
     thickness = headers[0].get("SliceThickness", None)
-    order, affine, positions = stack_planes(planes, study, float(thickness) if thickness else None)
+    stacked = stack_planes(planes, study, float(thickness) if thickness else None, largest_gap_mm)
+    order, positions = stacked.order, stacked.positions
+    if stacked.stack is not None:
+        notes.append(f"straightened for the model: {stacked.stack.words}; maps lie on the slices as they were taken")
     first = headers[order[0]]
     pixels = np.empty((1, len(files), int(first.Rows), int(first.Columns)), dtype=np.float32)
-    notes = []
     inverted = str(first.get("PhotometricInterpretation", "")) == "MONOCHROME1"
     for d, index in enumerate(order):
         dataset, array = read_pixels(files[index])
@@ -52,13 +65,15 @@ def read_series(files: Sequence[Path], study: str) -> tuple[Volume, tuple[str, .
     if inverted:
         pixels = pixels.max() + pixels.min() - pixels
         notes.append("MONOCHROME1 inverted")
+    notes.extend(overlay_note(first))
     notes.extend(_order_notes([headers[i] for i in order], positions, thickness))
     return (
         Volume(
             pixels=pixels,
             axes="DHW",
-            affine=affine,
+            affine=stacked.affine,
             positions=positions,
+            stack=stacked.stack,
             frame_of_reference=str(first.FrameOfReferenceUID),
             modality=str(first.get("Modality", "OT")),
             body_part=str(first.get("BodyPartExamined", "") or "").upper(),
@@ -68,11 +83,29 @@ def read_series(files: Sequence[Path], study: str) -> tuple[Volume, tuple[str, .
     )
 
 
+def _without_repeats(files: Sequence[Path], headers: Sequence[Dataset]) -> tuple[list[Path], list[Dataset], int]:
+    """Files and headers without those whose place and pixels another one has; how many there were."""
+    places: dict[tuple[str, ...], list[int]] = {}
+    for number, header in enumerate(headers):
+        values = [
+            *(header.get("ImagePositionPatient", None) or []),
+            *(header.get("ImageOrientationPatient", None) or []),
+        ]
+        places.setdefault(tuple(map(str, values)) or (str(number),), []).append(number)
+    dropped: set[int] = set()
+    for same in places.values():
+        seen: set[str] = set()
+        for number in same if len(same) > 1 else ():
+            dataset, array = read_pixels(files[number])
+            digest = hashlib.sha256(rescaled(array, dataset).tobytes()).hexdigest()
+            dropped |= {number} if digest in seen else set()
+            seen.add(digest)
+    kept = [number for number in range(len(files)) if number not in dropped]
+    return [files[n] for n in kept], [headers[n] for n in kept], len(dropped)
+
+
 def _check_kind(headers: Sequence[Dataset], study: str) -> None:
     for header in headers:
-        if "MOSAIC" in [str(v) for v in header.get("ImageType", [])]:
-            msg = "is a Siemens mosaic, many slices tiled in one image: convert it to a volume first"
-            raise IngestError(msg, study=study)
         if "PhotometricInterpretation" not in header or "Rows" not in header:
             msg = "has instances without image attributes (Rows, PhotometricInterpretation)"
             raise IngestError(msg, study=study)

@@ -13,6 +13,7 @@ from medxai.errors import IngestError, MedxaiError
 from medxai.identity import pseudonym, sha256_file, sha256_text
 from medxai.ingest.archive import unpack
 from medxai.ingest.dicom_file import is_dicom, read_header
+from medxai.ingest.mosaic import is_mosaic
 from medxai.ingest.split import Slice, read_slice, split
 from medxai.study import SourceFiles, SourceKind
 
@@ -163,7 +164,8 @@ def _without_copies(files: Sequence[tuple[Path, Dataset]], left_out: Counter[str
 
 def is_volume_series(header: Dataset) -> bool:
     """True when instances of this kind are the slices of one volume."""
-    return str(header.get("Modality", "")) in _VOLUME_MODALITIES and "NumberOfFrames" not in header
+    alone = "NumberOfFrames" in header or is_mosaic(header)
+    return str(header.get("Modality", "")) in _VOLUME_MODALITIES and not alone
 
 
 def is_enhanced(header: Dataset) -> bool:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from medxai.errors import GeometryError
+from medxai.ingest.split import plane_name
+from medxai.stack import Stack
 from medxai.study import Affine
 
 #: Directions equal within this (about 0.06 degrees); scanners write six digits.
@@ -18,6 +20,10 @@ _TILT_TOLERANCE = 5e-3
 #: Slice distances may differ by this share, or by `_SPACING_FLOOR_MM` when that is more.
 _SPACING_TOLERANCE = 0.01
 _SPACING_FLOOR_MM = 0.02
+#: Lateral displacement of a slice in voxels that is rounding of its header.
+_LEAST_SHIFT = 1e-3
+#: Planes of a straightened grid are at most so many times denser than the slices mostly are.
+_FINEST = 4
 
 
 @dataclass(frozen=True)
@@ -37,22 +43,38 @@ class Plane:
     size: tuple[int, int]
 
 
+@dataclass(frozen=True, eq=False)
+class Stacked:
+    """Slices in order.
+
+    Attributes:
+        order: indices into the given planes.
+        affine: index ``(d, h, w)`` -> LPS mm; sheared where the gantry was tilted, and with the mean distance of the
+            slices where it varies.
+        positions: ``[D, 3]`` LPS mm.
+        stack: the way to a straight grid, where this is none.
+    """
+
+    order: list[int]
+    affine: Affine
+    positions: Affine
+    stack: Stack | None = None
+
+
 def stack_planes(
-    planes: Sequence[Plane], study: str, thickness: float | None = None
-) -> tuple[list[int], Affine, Affine]:
+    planes: Sequence[Plane], study: str, thickness: float | None = None, largest_gap_mm: float | None = None
+) -> Stacked:
     """Order planes along their normal and derive the grid.
 
     Args:
         planes: one per slice, in any order.
         study: name for messages.
         thickness: slice thickness in mm, used as the spacing of a single slice.
-
-    Returns:
-        The order (indices into `planes`), positions ``[D, 3]`` and the affine, index ``(d, h, w)`` -> LPS mm.
+        largest_gap_mm: straighten tilted and unevenly spaced slices that are at most so far apart; None refuses them.
 
     Raises:
-        GeometryError: mixed orientations, sizes or spacings, duplicate positions, tilt, missing or
-            unevenly spaced slices; all faults in one message.
+        GeometryError: mixed orientations, sizes or spacings, duplicate positions, and, where they are not to be
+            straightened, tilt, missing or unevenly spaced slices; all faults in one message.
     """
     _same(planes, study)
     first = planes[0]
@@ -66,16 +88,48 @@ def stack_planes(
     order = [int(i) for i in np.argsort(distance, kind="stable")]
     positions, distance = positions[order], distance[order]
 
-    step = normal * (thickness or 1.0)
+    step, faults = normal * (thickness or 1.0), []
     if len(planes) > 1:
-        _regular(positions, distance, normal, study)
+        faults = _faults(positions, distance, normal, study)
         step = (positions[-1] - positions[0]) / (len(planes) - 1)
     affine = np.eye(4)
     affine[:3, 0] = step
     affine[:3, 1] = column * first.spacing[0]
     affine[:3, 2] = row * first.spacing[1]
     affine[:3, 3] = positions[0]
-    return order, affine, positions
+    if not faults:
+        return Stacked(order, affine, positions)
+    words = "; ".join(faults)
+    if largest_gap_mm is None:
+        msg = (
+            f"{words}: not a regular grid, so a map could not be placed; set `geometry: straighten`, or resample first"
+        )
+        raise GeometryError(msg, study=study)
+    gap = float(np.diff(distance).max())
+    if gap > largest_gap_mm:
+        msg = (
+            f"{words}: not a regular grid, and not straightened, since {gap:.2f} mm between slices are more than "
+            f"`largest_gap_mm` ({largest_gap_mm:g})"
+        )
+        raise GeometryError(msg, study=study)
+    return Stacked(order, affine, positions, _straight(positions, distance, (column, row, normal), first, words))
+
+
+def _straight(
+    positions: Affine, distance: np.ndarray, axes: tuple[np.ndarray, np.ndarray, np.ndarray], plane: Plane, words: str
+) -> Stack:
+    """The straight grid: in-plane axes of the slices, planes as near to one another as the nearest slices."""
+    column, row, normal = axes
+    offset = positions - positions[0]
+    shifts = np.stack([offset @ column / plane.spacing[0], offset @ row / plane.spacing[1]], axis=1)
+    shifts = np.where(np.abs(shifts) < _LEAST_SHIFT, 0.0, shifts)
+    lowest = shifts.min(axis=0)
+    gaps = np.diff(distance)
+    step = float(max(gaps.min(), np.median(gaps) / _FINEST))
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1], affine[:3, 2] = normal * step, column * plane.spacing[0], row * plane.spacing[1]
+    affine[:3, 3] = positions[0] + lowest[0] * affine[:3, 1] + lowest[1] * affine[:3, 2]
+    return Stack(distance - distance[0], shifts - lowest, plane.size, step, affine, words)
 
 
 def _same(planes: Sequence[Plane], study: str) -> None:
@@ -88,7 +142,7 @@ def _same(planes: Sequence[Plane], study: str) -> None:
         else:
             groups.append((plane, 1))
     if len(groups) > 1:
-        counts = " and ".join(f"{count} {_plane_name(plane.orientation)}" for plane, count in groups[:4])
+        counts = " and ".join(f"{count} {plane_name(plane.orientation)}" for plane, count in groups[:4])
         msg = f"{len(groups)} orientations in one series ({counts} slices): split the series before analysis"
         raise GeometryError(msg, study=study)
     for what, values in (
@@ -101,7 +155,12 @@ def _same(planes: Sequence[Plane], study: str) -> None:
             raise GeometryError(msg, study=study)
 
 
-def _regular(positions: Affine, distance: np.ndarray, normal: np.ndarray, study: str) -> None:
+def _faults(positions: Affine, distance: np.ndarray, normal: np.ndarray, study: str) -> list[str]:
+    """What keeps the slices from being a regular grid.
+
+    Raises:
+        GeometryError: places are occupied twice.
+    """
     gaps = np.diff(distance)
     duplicates = int((gaps < 1e-3).sum())
     if duplicates:
@@ -126,24 +185,17 @@ def _regular(positions: Affine, distance: np.ndarray, normal: np.ndarray, study:
     uneven = np.abs(gaps - typical) > max(_SPACING_FLOOR_MM, _SPACING_TOLERANCE * typical)
     if uneven.any():
         faults.append(_gap_words(gaps, distance, uneven, typical))
-    if faults:
-        msg = "; ".join(faults) + ": not a regular grid, so a map could not be placed; resample the series first"
-        raise GeometryError(msg, study=study)
+    return faults
 
 
 def _gap_words(gaps: np.ndarray, distance: np.ndarray, uneven: np.ndarray, typical: float) -> str:
     smallest = float(gaps.min())
     multiples = gaps / smallest
     where = float(distance[:-1][uneven][0])
-    if np.abs(multiples - np.round(multiples)).max() < 0.05:
-        missing = int(np.round(multiples).sum() - len(gaps))
+    missing = int(np.round(multiples).sum() - len(gaps))
+    if missing and np.abs(multiples - np.round(multiples)).max() < 0.05:
         word = "slice" if missing == 1 else "slices"
         at = float(distance[:-1][gaps > 1.5 * smallest][0])
         return f"{missing} missing {word} (gap of {gaps.max():.2f} mm after {at:.2f} mm, spacing {smallest:.2f} mm)"
     listed = ", ".join(f"{value:.2f}" for value in sorted({round(float(gap), 2) for gap in gaps})[:6])
     return f"slice gaps of {listed} mm (first after {where:.2f} mm, typical {typical:.2f} mm)"
-
-
-def _plane_name(orientation: Sequence[float]) -> str:
-    normal = np.abs(np.cross(orientation[:3], orientation[3:]))
-    return ("sagittal", "coronal", "axial")[int(normal.argmax())]

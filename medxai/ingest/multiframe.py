@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 
-def read_multiframe(path: Path, study: str) -> tuple[Volume, tuple[str, ...]]:
+def read_multiframe(path: Path, study: str, largest_gap_mm: float | None = None) -> tuple[Volume, tuple[str, ...]]:
     """Read one enhanced multi-frame instance as ``[1, D, H, W]``, ``D`` ascending along the slice normal.
 
-    The geometry and the rescale of each frame come from its functional groups (per-frame before shared).
+    The geometry and the rescale of each frame come from its functional groups (per-frame before shared);
+    `largest_gap_mm` as in `read_series`.
 
     Raises:
         IdentifierError: identifiers are missing or invalid.
@@ -36,7 +37,11 @@ def read_multiframe(path: Path, study: str) -> tuple[Volume, tuple[str, ...]]:
     size = (int(header.Rows), int(header.Columns))
     planes = [_plane(header, i, size, study) for i in range(frames)]
     thickness = _group(header, 0, "PixelMeasuresSequence", "SliceThickness")
-    order, affine, positions = stack_planes(planes, study, float(thickness) if thickness else None)
+    stacked = stack_planes(planes, study, float(thickness) if thickness else None, largest_gap_mm)
+    order = stacked.order
+    notes = []
+    if stacked.stack is not None:
+        notes.append(f"straightened for the model: {stacked.stack.words}; maps lie on the slices as they were taken")
     _, array = read_pixels(path)
     array = array[None] if frames == 1 and array.ndim == 2 else array
     if array.shape != (frames, *size):
@@ -53,15 +58,16 @@ def read_multiframe(path: Path, study: str) -> tuple[Volume, tuple[str, ...]]:
         Volume(
             pixels=pixels,
             axes="DHW",
-            affine=affine,
-            positions=positions,
+            affine=stacked.affine,
+            positions=stacked.positions,
+            stack=stacked.stack,
             frame_of_reference=str(header.FrameOfReferenceUID),
             modality=str(header.get("Modality", "OT")),
             body_part=str(header.get("BodyPartExamined", "") or region).upper(),
             source=(header,),
             frame_numbers=tuple(index + 1 for index in order),
         ),
-        (),
+        tuple(notes),
     )
 
 

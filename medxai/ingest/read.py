@@ -7,6 +7,7 @@ from medxai.identity import sha256_files
 from medxai.ingest.dicom_file import read_header
 from medxai.ingest.dicom_series import read_series
 from medxai.ingest.discover import is_enhanced, is_volume_series
+from medxai.ingest.mosaic import is_mosaic, read_mosaic
 from medxai.ingest.multiframe import read_multiframe
 from medxai.ingest.nifti import read_nifti
 from medxai.ingest.picture import read_picture
@@ -15,19 +16,20 @@ from medxai.ingest.video import read_video
 from medxai.study import SourceFiles, Study, Volume
 
 
-def read_study(source: SourceFiles, modality: str | None = None) -> Study:
+def read_study(source: SourceFiles, modality: str | None = None, largest_gap_mm: float | None = None) -> Study:
     """Decode one discovered source.
 
     Args:
         source: what discovery found.
         modality: DICOM modality to assume for formats that store none (NIfTI ``OT``, pictures and
             video ``US`` by default).
+        largest_gap_mm: straighten irregular DICOM series whose slices are at most so far apart; None refuses them.
 
     Raises:
         MedxaiError: one line with the study's pseudonym and the cause.
     """
     try:
-        volume, notes = _read(source, modality)
+        volume, notes = _read(source, modality, largest_gap_mm)
         if source.part:
             notes = (f"one of several volumes of its series: {source.part}", *notes)
         return Study(source.key, source.kind, sha256_files(source.files), volume, notes)
@@ -36,7 +38,7 @@ def read_study(source: SourceFiles, modality: str | None = None) -> Study:
         raise type(error)(error.reason, study=source.key) from error
 
 
-def _read(source: SourceFiles, modality: str | None) -> tuple[Volume, tuple[str, ...]]:
+def _read(source: SourceFiles, modality: str | None, largest_gap_mm: float | None) -> tuple[Volume, tuple[str, ...]]:
     first = source.files[0]
     if source.kind == "nifti":
         return read_nifti(first, modality or "OT"), ()
@@ -47,9 +49,11 @@ def _read(source: SourceFiles, modality: str | None) -> tuple[Volume, tuple[str,
     try:
         header = read_header(first)
         if is_enhanced(header):
-            return read_multiframe(first, source.key)
+            return read_multiframe(first, source.key, largest_gap_mm)
+        if is_mosaic(header):
+            return read_mosaic(first, source.key)
         if is_volume_series(header):
-            return read_series(source.files, source.key)
+            return read_series(source.files, source.key, largest_gap_mm)
         return read_image(first, source.key)
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         # Damage may sit in any value of a header; what Python says of it may quote the value.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medxai.ingest.dicom_file import image_type
 from medxai.ingest.diffusion import read_diffusion
 
 if TYPE_CHECKING:
@@ -66,11 +67,12 @@ def read_slice(path: Path, header: Dataset) -> Slice:
     distance = None
     if orientation is not None and position is not None:
         distance = float(np.cross(orientation[:3], orientation[3:]) @ np.array(position))
-    kind = [str(v).upper() for v in header.get("ImageType", None) or []]
+    kind = image_type(header)
     spacing = _numbers(header.get("PixelSpacing", None), 2) or ()
+    size = _numbers((header.get("Rows", None), header.get("Columns", None)), 2) or ()
     return Slice(
         path=path,
-        size=(float(header.Rows), float(header.Columns), *(round(v, 4) for v in spacing)),
+        size=(*size, *(round(v, 4) for v in spacing)),
         orientation=orientation,
         distance=distance,
         words={name: word for name, read in _SIGNS if (word := read(header))},
@@ -201,14 +203,14 @@ def _component(header: Dataset) -> str:
     named = str(header.get("ComplexImageComponent", "") or "").lower()
     if named:
         return named
-    values = [str(v).upper() for v in header.get("ImageType", None) or []]
+    values = image_type(header)
     words = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary", "PHASE": "phase", "MAGNITUDE": "magnitude"}
     return next((words[v] for v in values[2:] if v in words), "")
 
 
 def _kind_of_image(header: Dataset) -> str:
     """Values of ImageType after the first two, which a derived map of the same series has of its own (ADC, FA ...)."""
-    values = [str(v).upper() for v in header.get("ImageType", None) or []]
+    values = image_type(header)
     return " ".join(value for value in values[2:] if value.isascii() and len(value) <= 16)
 
 
@@ -233,9 +235,9 @@ _SIGNS: tuple[tuple[str, Callable[[Dataset], str]], ...] = (
     ("b", _b_value),
     ("inversion time", _plain("InversionTime")),
     ("flip angle", _plain("FlipAngle")),
+    ("time point", _plain("TemporalPositionIdentifier")),
     ("trigger time", _plain("TriggerTime")),
     ("phase of the cycle", _plain("NominalPercentageOfCardiacPhase")),
-    ("time point", _plain("TemporalPositionIdentifier")),
     ("acquisition", _plain("AcquisitionNumber")),
     ("direction", _gradient),
 )

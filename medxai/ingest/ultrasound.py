@@ -10,6 +10,7 @@ import numpy as np
 from medxai.errors import IngestError
 from medxai.ingest.dicom_file import read_header, read_pixels, rescaled
 from medxai.ingest.identifiers import check_identifiers
+from medxai.ingest.overlays import overlay_note
 from medxai.study import Volume, image_affine
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def read_image(path: Path, study: str) -> tuple[Volume, tuple[str, ...]]:
     if array.ndim != (4 if colour else 3):
         msg = f"pixel data has shape {array.shape}, which is neither a still nor a cine"
         raise IngestError(msg, study=study)
-    notes = []
+    notes = overlay_note(header)
     if colour:
         pixels = array.astype(np.float32).transpose(3, 0, 1, 2)
         if np.array_equal(array[..., 0], array[..., 1]) and np.array_equal(array[..., 0], array[..., 2]):

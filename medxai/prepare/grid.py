@@ -2,7 +2,8 @@
 
 The prepared grid keeps the directions of the source axes (up to order and sign), so resampling is
 separable and the way back is exact interpolation at the source voxels: an oblique acquisition is never
-rotated, only its axes are ordered to superior, posterior, left.
+rotated, only its axes are ordered to superior, posterior, left. Slices that are no regular grid are put on the
+straight grid through them first, and maps go back to the slices themselves.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from medxai.errors import MismatchError
 from medxai.prepare.axis import AxisMap, apply_along
 from medxai.prepare.spec import PreparationSpec
+from medxai.stack import Stack
 from medxai.study import Affine, FloatArray, Volume
 
 #: Directions of growing index of the prepared axes (d, h, w): superior, posterior, left, in LPS.
@@ -30,11 +32,13 @@ class Grid:
             frames are kept one to one.
         affine: prepared index ``(d, h, w)`` -> LPS mm.
         frames: number of frames of a cine, 0 when there is no time axis.
+        stack: where the source is no regular grid, the straight grid that the axes refer to.
     """
 
     axes: tuple[AxisMap, ...]
     affine: Affine
     frames: int = 0
+    stack: Stack | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,6 +50,8 @@ class Grid:
         """Resample ``[C, *S]`` to ``[C, *S']``; what lies outside the source becomes `fill`."""
         lead = pixels.ndim - len(self.axes)
         result = pixels - np.float32(fill) if fill else pixels
+        if self.stack is not None:
+            result = self.stack.straight(result)
         # The strongest reduction first keeps the intermediate arrays small.
         for axis in sorted(self.axes, key=lambda a: a.size / a.source_size):
             if not _is_identity(axis):
@@ -65,6 +71,8 @@ class Grid:
         for axis in sorted(self.axes, key=lambda a: a.source_size / a.size):
             if not _is_identity(axis):
                 result = apply_along(np.ascontiguousarray(result), axis.backward(), lead + axis.source_axis)
+        if self.stack is not None:
+            result = self.stack.sliced(result)
         return np.ascontiguousarray(result, dtype=np.float32)
 
 
@@ -88,8 +96,10 @@ def plan_grid(volume: Volume, spec: PreparationSpec) -> Grid:
 
 
 def _plan_volume(volume: Volume, spec: PreparationSpec) -> Grid:
-    spacing = volume.spacing
-    directions = (volume.affine[:3, :3] / np.array(spacing)).T
+    affine = volume.affine if volume.stack is None else volume.stack.affine
+    shape = volume.shape if volume.stack is None else volume.stack.shape
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    directions = (affine[:3, :3] / spacing).T
     cosines = _CANONICAL @ directions.T
     order = max(
         itertools.permutations(range(3)),
@@ -99,8 +109,8 @@ def _plan_volume(volume: Volume, spec: PreparationSpec) -> Grid:
     axes = []
     for prepared, source in enumerate(order):
         step = spec.spacing_mm[prepared] / spacing[source]
-        axes.append(_centred(source, volume.shape[source], step, spec.window[prepared], cosines[prepared, source] < 0))
-    return Grid(tuple(axes), _prepared_affine(volume.affine, axes))
+        axes.append(_centred(source, shape[source], step, spec.window[prepared], cosines[prepared, source] < 0))
+    return Grid(tuple(axes), _prepared_affine(affine, axes), stack=volume.stack)
 
 
 def _plan_image(volume: Volume, spec: PreparationSpec) -> Grid:

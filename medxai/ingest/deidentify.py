@@ -1,0 +1,229 @@
+"""A copy of DICOM files without identity, for research: never for results that go back to the clinical archive."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from medxai.errors import IngestError
+from medxai.files import atomic_path, write_text
+from medxai.ingest.dicom_file import is_dicom, read_pixels
+from medxai.ingest.profile import Applied, Profile, apply_profile
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+BurntIn = Literal["refuse", "mask", "keep"]
+
+#: Modalities whose pictures often show the patient's name: only a header that says NO clears them.
+_OFTEN_BURNT_IN = {"US", "IVUS", "ES", "GM", "XC", "OT", "SC", "DOC", "ECG", "HD", "OP", "OPT", "XA", "RF"}
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+#: Attributes whose old values must not occur anywhere in what is written.
+_IDENTITY = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "ReferringPhysicianName",
+             "OtherPatientIDs", "OtherPatientNames", "PatientAddress", "PatientTelephoneNumbers", "InstitutionName",
+             "OperatorsName", "PerformingPhysicianName", "StudyInstanceUID", "SeriesInstanceUID",
+             "SOPInstanceUID")  # fmt: skip
+#: Shorter pieces of a name occur by chance.
+_LEAST_LETTERS = 4
+
+
+@dataclass
+class Report:
+    """What a run did; no old value is in it.
+
+    Attributes:
+        written: files written.
+        changes: attribute -> what was done -> files.
+        refused: reason -> files.
+        patients: number of patients.
+    """
+
+    written: int = 0
+    changes: dict[str, Counter[str]] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
+    patients: int = 0
+
+    def as_dict(self, profile: Profile, burnt_in: BurntIn) -> dict[str, Any]:
+        """JSON-serialisable form."""
+        return {
+            "profile": "PS3.15 annex E, Basic Application Level Confidentiality Profile",
+            "options": [meaning for _, meaning in profile.codes()[1:]],
+            "burnt_in_text": burnt_in,
+            "files_written": self.written,
+            "patients": self.patients,
+            "files_refused": dict(sorted(self.refused.items())),
+            "attributes": {name: dict(sorted(done.items())) for name, done in sorted(self.changes.items())},
+        }
+
+
+def deidentify(
+    source: Path,
+    target: Path,
+    profile: Profile,
+    *,
+    burnt_in: BurntIn = "refuse",
+    crosswalk: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Copy every DICOM file below a folder without identity, as ``PATIENT/SERIES/INSTANCE.dcm`` by their new names.
+
+    Args:
+        source: file or folder.
+        target: folder of the copies and of ``deidentification.json``, the report.
+        profile: options and key.
+        burnt_in: images that may show text of the patient: ``refuse`` leaves them out; ``mask`` blackens ultrasound
+            outside its regions (SequenceOfUltrasoundRegions) and leaves others out; ``keep`` trusts whoever says it.
+        crosswalk: CSV of old and new names of patients and studies, to be kept apart.
+        progress: told ``(done, files)``.
+
+    Raises:
+        IngestError: no DICOM file, or the target lies inside the source.
+        MedxaiError: dicom-anonymizer is not installed.
+    """
+    if not source.exists():
+        msg = "does not exist"
+        raise IngestError(msg, study=str(source))
+    if target.resolve().is_relative_to(source.resolve()):
+        msg = "the target must not lie inside the source"
+        raise IngestError(msg, study=str(target))
+    paths = [p for p in ([source] if source.is_file() else sorted(source.rglob("*"))) if p.is_file() and is_dicom(p)]
+    if not paths:
+        msg = "holds no DICOM file"
+        raise IngestError(msg, study=str(source))
+    report, names = Report(), set()
+    for done, path in enumerate(paths, 1):
+        try:
+            names.add(_copy(path, target, profile, burnt_in, report))
+        except IngestError as error:
+            report.refused[error.reason] += 1
+        if progress:
+            progress(done, len(paths))
+    report.patients = len({new for _, new, _, _ in names})
+    write_text(target / "deidentification.json", json.dumps(report.as_dict(profile, burnt_in), indent=1) + "\n")
+    if crosswalk is not None:
+        lines = io.StringIO()
+        writer = csv.writer(lines, lineterminator="\n")
+        writer.writerow(["patient_id", "pseudonym", "study_instance_uid", "new_study_instance_uid"])
+        writer.writerows(sorted(names))
+        write_text(crosswalk, lines.getvalue())
+        crosswalk.chmod(0o600)
+    return report
+
+
+def _copy(path: Path, target: Path, profile: Profile, burnt_in: BurntIn, report: Report) -> tuple[str, str, str, str]:
+    """Write one file and return old and new names of patient and study."""
+    from pydicom import dcmread
+
+    try:
+        dataset = dcmread(path)
+        dataset.decode()
+    except Exception as error:  # pydicom raises many kinds on damaged streams
+        msg = f"cannot be parsed as DICOM ({type(error).__name__}); the file is damaged or truncated"
+        raise IngestError(msg) from error
+    for name in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        if not dataset.get(name):
+            msg = f"{name} is missing; repair the file with 'medxai repair SRC DST' first"
+            raise IngestError(msg)
+    masked = _treat_text(dataset, path, burnt_in)
+    old = (str(dataset.get("PatientID", "") or ""), str(dataset.StudyInstanceUID))
+    words = _identity(dataset)
+    applied = apply_profile(dataset, profile)
+    if masked:
+        applied.changes["PixelData"] = "blackened outside the ultrasound regions"
+        dataset.BurnedInAnnotation = "NO"
+    _check_nothing_left(dataset, words)
+    patient = str(dataset.PatientID)
+    place = target / patient / str(dataset.SeriesInstanceUID) / f"{dataset.SOPInstanceUID}.dcm"
+    with atomic_path(place) as temporary:
+        dataset.save_as(temporary, enforce_file_format=True)
+    _count(report, applied)
+    return old[0], patient, old[1], str(dataset.StudyInstanceUID)
+
+
+def _count(report: Report, applied: Applied) -> None:
+    report.written += 1
+    for name, what in applied.changes.items():
+        report.changes.setdefault(name, Counter())[what] += 1
+
+
+def _treat_text(dataset: Dataset, path: Path, burnt_in: BurntIn) -> bool:
+    """Apply the policy for burnt-in text; True where the pixels were masked.
+
+    Raises:
+        IngestError: the image may show text and cannot be cleaned.
+    """
+    said = str(dataset.get("BurnedInAnnotation", "") or "").upper()
+    modality = str(dataset.get("Modality", ""))
+    capture = str(dataset.get("SOPClassUID", "")).startswith(_SECONDARY_CAPTURE)
+    risky = said == "YES" or (said != "NO" and (modality in _OFTEN_BURNT_IN or capture))
+    if not risky or burnt_in == "keep" or "PixelData" not in dataset:
+        return False
+    if burnt_in == "mask" and modality == "US" and dataset.get("SequenceOfUltrasoundRegions"):
+        _mask(dataset, path)
+        return True
+    why = "the header says so" if said == "YES" else f"{'secondary capture' if capture else modality}, not cleared"
+    msg = f"may show text of the patient ({why}); left out, since nothing tells where"
+    raise IngestError(msg)
+
+
+def _mask(dataset: Dataset, path: Path) -> None:
+    """Blacken what lies outside the ultrasound regions; native pixels, colour as RGB."""
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    _, array = read_pixels(path)
+    colour = int(dataset.get("SamplesPerPixel", 1)) == 3 or str(dataset.PhotometricInterpretation) == "PALETTE COLOR"
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    keep = np.zeros((rows, columns), bool)
+    for region in dataset.SequenceOfUltrasoundRegions:
+        top, left = int(region.RegionLocationMinY0), int(region.RegionLocationMinX0)
+        keep[top : int(region.RegionLocationMaxY1) + 1, left : int(region.RegionLocationMaxX1) + 1] = True
+    shape = (*([1] * (array.ndim - 2 - colour)), rows, columns, *([1] * colour))
+    black = array.max() if str(dataset.PhotometricInterpretation) == "MONOCHROME1" else 0
+    cleaned = np.where(keep.reshape(shape), array, np.array(black, array.dtype))
+    dataset.PixelData = cleaned.astype(array.dtype.newbyteorder("<")).tobytes()
+    dataset["PixelData"].VR = "OW" if array.dtype.itemsize > 1 else "OB"
+    dataset["PixelData"].is_undefined_length = False
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    if colour:
+        dataset.PhotometricInterpretation, dataset.PlanarConfiguration, dataset.SamplesPerPixel = "RGB", 0, 3
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+        for element in list(dataset):
+            if element.tag.group == 0x0028 and 0x1101 <= element.tag.element <= 0x1223:  # palettes
+                del dataset[element.tag]
+
+
+def _identity(dataset: Dataset) -> set[str]:
+    """Words of the old identity, in lower case."""
+    found: set[str] = set()
+    for name in _IDENTITY:
+        value = dataset.get(name, None)
+        if value is None:
+            continue
+        for item in value if hasattr(value, "append") else [value]:
+            text = str(item or "").lower()
+            pieces = text.replace("^", " ").replace("=", " ").split() if dataset[name].VR == "PN" else [text]
+            found |= {piece for piece in pieces if len(piece) >= _LEAST_LETTERS}
+    return found
+
+
+def _check_nothing_left(dataset: Dataset, words: set[str]) -> None:
+    """Refuse a dataset that still says who it was.
+
+    Raises:
+        IngestError: names the attribute, not the value.
+    """
+    for element in dataset.iterall():
+        if element.VR in ("SQ", "OB", "OW", "OF", "OD", "OL", "OV") or element.value in (None, ""):
+            continue
+        text = str(element.value).lower()
+        if any(word in text for word in words):
+            msg = f"{element.keyword or element.tag} repeats a name, number or date of the patient; left out"
+            raise IngestError(msg)
