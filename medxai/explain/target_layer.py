@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -82,7 +82,8 @@ def find_stages(forward: Forward | nn.Module, x: Inputs | Tensor, most: int = 3)
 
 
 def _prepare(forward: Forward | nn.Module, x: Inputs | Tensor) -> tuple[Forward, Inputs]:
-    run = forward if isinstance(forward, Forward) else Forward(forward)
+    # A compiled network has no modules to watch.
+    run = replace(forward, prepared=None) if isinstance(forward, Forward) else Forward(forward)
     inputs = x if isinstance(x, Inputs) else as_inputs(x)
     return run, inputs.replace(inputs.x[:1], torch.zeros(1, dtype=torch.long))
 

@@ -360,3 +360,16 @@ def test_a_chunk_is_at_least_one_batch(stored: tuple[Path, Prepared], network: S
     assert chunk.plan_chunk(forward, inputs) == 4
     monkeypatch.setattr(chunk, "_LARGEST", 1)
     assert chunk.plan_chunk(forward, inputs) == 4
+
+
+def test_layers_are_found_in_the_network_itself(stored: tuple[Path, Prepared], network: SmallDenseNet3d) -> None:
+    """A compiled network has no modules to watch: the automatic choice is the same with it and without."""
+    from medxai.explain import explain
+
+    x = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(4))
+    methods = ("gradcam", "layercam_fusion", "refinecam")
+    plain = explain(network, x, methods=methods)
+    compiled = explain(network, x, methods=methods, prepared=stored[1])
+    assert [item.layer for item in compiled] == [item.layer for item in plain]
+    for one, other in zip(plain, compiled, strict=True):
+        assert torch.allclose(one.map, other.map, atol=1e-5 * float(one.map.abs().max()))
