@@ -168,8 +168,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = load_settings(options.config, {"output": options.output} if options.output else None)
-        from medxai.cli import log_to_stderr, print_rows
+        from medxai.cli import log_to_stderr
         from medxai.cli_progress import progress
+        from medxai.cli_rows import print_rows
 
         log_to_stderr()
         with progress() as step:

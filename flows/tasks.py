@@ -15,12 +15,12 @@ from prefect.transactions import get_transaction
 
 from medxai import pipeline
 from medxai.errors import MedxaiError
-from medxai.export.send import is_retryable
 from medxai.identity import sha256_json
 from medxai.records.worklist import JobIdentity
 from medxai.session import ALGORITHM_VERSION, Session, open_session
 from medxai.settings import RunSettings, make_settings
 from medxai.study import SourceFiles
+from medxai.transport.failures import is_retryable
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -141,7 +141,7 @@ def export_study(work: dict[str, Any], analysed: Any) -> dict[str, Any] | State[
     try:
         with pipeline.quarantine_on_error(session, source, work["job_id"], "export"):
             manifest = pipeline.export(session, source, Path(analysed["path"]))
-            session.worklist.stage(work["job_id"], "export", folder=str(session.folder(source.key)))
+            pipeline.record_export(session, source, work["job_id"], manifest)
     except MedxaiError as error:
         return failed(error)
     return {"folder": str(session.folder(source.key)), "decided": manifest.decided}
@@ -168,7 +168,7 @@ def send_study(work: dict[str, Any], exported: Any) -> dict[str, Any] | State[An
         sent = pipeline.deliver(session, source, work["job_id"], manifest)
     except MedxaiError as error:
         return failed(error)
-    pipeline.complete(session, source, work["job_id"], session.work_path(source.key, identity))
+    pipeline.complete(session, work["job_id"])
     return {"sent": sent, "decided": manifest.decided}
 
 

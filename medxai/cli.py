@@ -6,17 +6,16 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from medxai import __version__
+from medxai.cli_listen import listen, outbox_app, pull, received
 from medxai.cli_progress import progress
+from medxai.cli_rows import print_rows
 from medxai.cli_trust import trust_app
 from medxai.errors import MedxaiError
-
-if TYPE_CHECKING:
-    from medxai.records.worklist import JobRow
 
 app = typer.Typer(
     name="medxai",
@@ -28,6 +27,9 @@ app = typer.Typer(
 bundle_app = typer.Typer(help="Look at model bundles, and compile them for this machine.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(trust_app, name="trust")
+app.add_typer(outbox_app, name="outbox")
+for command in (listen, pull, received):
+    app.command()(command)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -208,10 +210,10 @@ def send(
     calling: Annotated[str, typer.Option(help="Our application entity title.")] = "MEDXAI",
 ) -> None:
     """Deliver DICOM objects by C-STORE or STOW-RS."""
-    from medxai.export.send import send as deliver
     from medxai.ingest.dicom_file import is_dicom
     from medxai.session import quiet_libraries
     from medxai.settings import parse_destination
+    from medxai.transport.send import send as deliver
 
     quiet_libraries()
     destination = parse_destination(to, calling)
@@ -308,22 +310,3 @@ def bundle_prepare(
     from medxai.cli_prepare import prepare_bundle
 
     prepare_bundle(name, precision, progress, batch=batch, samples=samples or (), folder=folder, allow=allow)
-
-
-def print_rows(rows: list[JobRow], out: Path | None) -> None:
-    """Print jobs as a table, with the page of those that are done and the reason of the others.
-
-    Where `out` is known, it is also said where the records of those in quarantine lie.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{sum(row.state == 'done' for row in rows)} of {len(rows)} studies explained")
-    for column in ("study", "state", "stage", "attempts", "reason or result"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        last = str(Path(row.folder) / "case.html") if row.state == "done" else f"[{row.reason_code}] {row.reason}"
-        table.add_row(row.study_key, row.state, row.stage, str(row.attempts), last.replace("[", "\\["))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-    if out is not None and any(row.state == "quarantined" for row in rows):
-        typer.secho(f"reasons and files of the studies put aside: {out / 'quarantine'}", err=True, fg="yellow")

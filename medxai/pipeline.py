@@ -19,9 +19,10 @@ from medxai.files import write_text
 from medxai.identity import sha256_file, sha256_files
 from medxai.ingest.discover import Discovery, Rejected, discover
 from medxai.ingest.read import read_study
+from medxai.records.outbox import Item
 from medxai.records.worklist import JobIdentity, JobRow
 from medxai.session import Session
-from medxai.settings import Destination, RunSettings
+from medxai.settings import RunSettings
 from medxai.study import Manifest, OutputFile, Result, SourceFiles, Study, TrustReport
 
 logger = logging.getLogger(__name__)
@@ -239,46 +240,48 @@ def created(study: Study) -> str:
     return "1970-01-01T00:00:00"
 
 
-def deliver(session: Session, source: SourceFiles, job_id: int, manifest: Manifest) -> int:
-    """Send the DICOM outputs to every destination once; returns the number of objects sent now.
+def record_export(session: Session, source: SourceFiles, job_id: int, manifest: Manifest) -> None:
+    """Mark a job as exported and put its objects into the outbox, in one transaction."""
+    folder = session.folder(source.key)
+    session.outbox.exported(job_id, str(folder), outbox_items(session, source, manifest))
 
-    What a former attempt announced but did not confirm is looked up at the destination where the protocol
-    allows it; otherwise it is sent again under the same UID, which replaces and does not duplicate.
+
+def outbox_items(session: Session, source: SourceFiles, manifest: Manifest) -> list[Item]:
+    """What of a study has to arrive where."""
+    from medxai.ingest.dicom_file import read_header
+
+    if not session.settings.destinations:
+        return []
+    uids = {
+        item.path: str(read_header(session.folder(source.key) / item.path).SOPInstanceUID)
+        for item in manifest.outputs
+        if item.path.endswith(".dcm")
+    }
+    return [
+        Item(uids[item.path], f"{source.key}/{item.path}", item.sha256, destination.name)
+        for destination in session.settings.destinations
+        for item in manifest.outputs
+        if item.path in uids
+    ]
+
+
+def deliver(session: Session, source: SourceFiles, job_id: int, manifest: Manifest) -> int:
+    """Send what of a study is in the outbox, due or not; returns the number of objects sent now.
 
     Raises:
         DeliveryError: a destination refused or did not answer.
     """
-    try:
-        return sum(
-            _deliver_to(session, destination, source, job_id, manifest) for destination in session.settings.destinations
-        )
-    except MedxaiError as error:
-        raise error.about(source.key) from error
+    from medxai.transport.deliver import deliver as send_due
 
-
-def _deliver_to(
-    session: Session, destination: Destination, source: SourceFiles, job_id: int, manifest: Manifest
-) -> int:
-    from medxai.export.send import present, send
-    from medxai.ingest.dicom_file import read_header
-
-    due: list[Path] = []
-    for item in manifest.outputs:
-        path = session.folder(source.key) / item.path
-        if path.suffix != ".dcm":
-            continue
-        header = read_header(path)
-        uid = str(header.SOPInstanceUID)
-        state = session.worklist.begin_delivery(job_id, uid, destination.name)
-        if state == "sending" and present(
-            destination, str(header.StudyInstanceUID), str(header.SeriesInstanceUID), uid
-        ):
-            session.worklist.end_delivery(uid, destination.name)
-        elif state != "sent":
-            due.append(path)
-    if not due:
-        return 0
-    return len(send(due, destination, lambda uid: session.worklist.end_delivery(uid, destination.name)))
+    settings = session.settings
+    session.outbox.announce(job_id, outbox_items(session, source, manifest))
+    outcomes = [
+        send_due(session.outbox, destination, settings.output, job_id=job_id) for destination in settings.destinations
+    ]
+    for outcome in outcomes:
+        for _, error in outcome.failures:
+            raise error.about(source.key)
+    return sum(outcome.sent for outcome in outcomes)
 
 
 @contextmanager
@@ -327,8 +330,17 @@ def reject(session: Session, rejected: Rejected) -> JobRow:
     return session.worklist.get(job.id)
 
 
-def run_study(session: Session, source: SourceFiles, progress: Progress | None = None) -> JobRow:
-    """All stages of one study; failures end in quarantine, never in an exception."""
+def run_study(
+    session: Session, source: SourceFiles, progress: Progress | None = None, *, deliver_now: bool = True
+) -> JobRow:
+    """All stages of one study; failures end in quarantine, never in an exception.
+
+    Args:
+        session: of this process.
+        source: the study.
+        progress: told what is done.
+        deliver_now: send the results before returning; else the job stays ``exported`` and they wait in the outbox.
+    """
     identity, job = register(session, source)
     if job.state == "done" and read_manifest(session.folder(source.key), identity) is not None:
         return job
@@ -337,31 +349,47 @@ def run_study(session: Session, source: SourceFiles, progress: Progress | None =
     if not session.worklist.claim(job.id):
         return session.worklist.get(job.id)
     try:
-        with quarantine_on_error(session, source, job.id, "ingest"):
-            ingest(session, source)
-            session.worklist.stage(job.id, "ingest")
-        with quarantine_on_error(session, source, job.id, "analyse"):
-            fresh = not analysis_valid(session.work_path(source.key, identity))
-            analysis = analyse(session, source, identity, progress)
-            session.worklist.stage(job.id, "analyse", analysed=fresh)
-        with quarantine_on_error(session, source, job.id, "export"):
-            manifest = export(session, source, analysis)
-            session.worklist.stage(job.id, "export", folder=str(session.folder(source.key)))
+        # Killed between export and delivery: nothing has to be made again.
+        made = read_manifest(session.folder(source.key), identity) if job.state == "exported" else None
+        if made is None:
+            made = _make(session, source, identity, job.id, progress)
+        else:
+            record_export(session, source, job.id, made)
+        if not deliver_now:
+            return session.worklist.get(job.id)
         with quarantine_on_error(session, source, job.id, "send"):
-            deliver(session, source, job.id, manifest)
-        complete(session, source, job.id, analysis)
+            deliver(session, source, job.id, made)
+        complete(session, job.id)
     except MedxaiError:
         pass  # logged and recorded where it was put aside
     return session.worklist.get(job.id)
 
 
-def complete(session: Session, source: SourceFiles, job_id: int, analysis: Path) -> None:
+def _make(
+    session: Session, source: SourceFiles, identity: JobIdentity, job_id: int, progress: Progress | None
+) -> Manifest:
+    with quarantine_on_error(session, source, job_id, "ingest"):
+        ingest(session, source)
+        session.worklist.stage(job_id, "ingest")
+    with quarantine_on_error(session, source, job_id, "analyse"):
+        fresh = not analysis_valid(session.work_path(source.key, identity))
+        analysis = analyse(session, source, identity, progress)
+        session.worklist.stage(job_id, "analyse", analysed=fresh)
+    with quarantine_on_error(session, source, job_id, "export"):
+        manifest = export(session, source, analysis)
+        record_export(session, source, job_id, manifest)
+    return manifest
+
+
+def complete(session: Session, job_id: int) -> None:
     """Mark a study as done; clear its intermediate file and a former quarantine record."""
+    identity = session.worklist.identity(job_id)
     session.worklist.finish(job_id)
-    session.decoded.pop(source.key, None)
+    session.decoded.pop(identity.study_key, None)
+    analysis = session.work_path(identity.study_key, identity)
     analysis.unlink(missing_ok=True)
     analysis.with_suffix(".sha256").unlink(missing_ok=True)
-    (session.settings.output / "quarantine" / f"{source.key}.json").unlink(missing_ok=True)
+    (session.settings.output / "quarantine" / f"{identity.study_key}.json").unlink(missing_ok=True)
 
 
 def _study(session: Session, source: SourceFiles) -> Study:

@@ -13,6 +13,7 @@ from medxai import __version__
 from medxai.errors import MedxaiError, SettingsError
 from medxai.identity import sha256_json
 from medxai.records.database import open_database, sqlite_url
+from medxai.records.outbox import Outbox
 from medxai.records.worklist import JobIdentity, Worklist
 from medxai.settings import RunSettings
 from medxai.study import Study
@@ -28,7 +29,7 @@ ALGORITHM_VERSION = "2"
 #: Settings that decide where and how fast work happens, but not what comes out; a bundle counts by its own hash.
 _NEUTRAL = {
     "inputs", "output", "workers", "database", "batch_size", "destinations", "fail_above", "allow", "bundle",
-    "delivery_retries", "delivery_retry_seconds",
+    "delivery_retries", "delivery_retry_seconds", "delivery_retry_cap_seconds", "sources", "listen",
 }  # fmt: skip
 
 
@@ -44,6 +45,7 @@ class Session:
     network: nn.Module
     device: str
     worklist: Worklist
+    outbox: Outbox
     config_sha256: str
     prepared: Prepared | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -107,7 +109,9 @@ def open_session(settings: RunSettings) -> Session:
 
         folder = prepared_folder(bundle, settings.prepared)
         compiled = load_prepared(folder, allow, name=bundle.name, sha256=bundle.sha256)
-    return Session(settings, bundle, network, device, Worklist(open_database(url)), config_hash(settings), compiled)
+    engine = open_database(url)
+    worklist, outbox = Worklist(engine), Outbox(engine)
+    return Session(settings, bundle, network, device, worklist, outbox, config_hash(settings), compiled)
 
 
 def config_hash(settings: RunSettings) -> str:

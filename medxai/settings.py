@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from medxai.errors import SettingsError
+from medxai.settings_network import AETitle, ClientTls, Listen, Retrieve
 
 
 class _Frozen(BaseModel):
@@ -62,7 +63,7 @@ class ExportOptions(_Frozen):
 
 
 class Destination(_Frozen):
-    """Where objects go.
+    """A node of the network: where objects go, or where studies come from.
 
     Attributes:
         name: what messages call it.
@@ -74,6 +75,12 @@ class Destination(_Frozen):
         url: root of a DICOMweb service, up to and including ``/dicom-web``.
         connect_seconds: limit for connecting and association negotiation.
         response_seconds: limit for each answer.
+        tls: certificates; for ``dimse`` its presence means TLS, for ``dicomweb`` the url says it.
+        token_env: environment variable that holds the bearer token of a DICOMweb service; the token itself stands in no
+            file and in no log.
+        query_aet: application entity title that answers C-FIND, C-MOVE and C-GET, when it is not `aet`.
+        query_port: its port, when it is not `port`.
+        retrieve: how studies are fetched by DIMSE: C-MOVE to our listener, or C-GET over the same association.
     """
 
     name: str = Field(min_length=1)
@@ -81,10 +88,15 @@ class Destination(_Frozen):
     host: str = ""
     port: int = Field(default=104, ge=1, le=65535)
     aet: str = Field(default="", max_length=16)
-    calling_aet: str = Field(default="MEDXAI", min_length=1, max_length=16)
+    calling_aet: AETitle = "MEDXAI"
     url: str = ""
     connect_seconds: float = Field(default=10.0, gt=0)
     response_seconds: float = Field(default=60.0, gt=0)
+    tls: ClientTls | None = None
+    token_env: str = ""
+    query_aet: str = Field(default="", max_length=16)
+    query_port: int | None = Field(default=None, ge=1, le=65535)
+    retrieve: Retrieve = "move"
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -92,6 +104,8 @@ class Destination(_Frozen):
             raise ValueError("a dimse destination needs host, port and aet")
         if self.kind == "dicomweb" and not self.url.startswith(("http://", "https://")):
             raise ValueError("a dicomweb destination needs a url that starts with http:// or https://")
+        if self.token_env and not (self.kind == "dicomweb" and self.url.startswith("https://")):
+            raise ValueError("token_env is for dicomweb over https:// only, since others would read the token")
         return self
 
 
@@ -99,7 +113,8 @@ class RunSettings(_Frozen):
     """One batch: inputs, model, methods, outputs.
 
     Attributes:
-        inputs: files, folders or zip archives, searched recursively; relative to the working directory.
+        inputs: files, folders or zip archives, searched recursively; relative to the working directory. Only settings
+            with `listen` may leave them out.
         output: folder of the results; the worklist lies in ``<output>/.medxai`` unless `database` is set.
         bundle: name of a shipped bundle or path of a bundle folder.
         allow: JSON file with the hashes of further bundles that may be loaded.
@@ -122,12 +137,16 @@ class RunSettings(_Frozen):
         database: SQLAlchemy URL of the worklist.
         export: output formats and their options.
         destinations: where DICOM results are delivered.
-        delivery_retries: how often the batch tries a destination again that does not answer.
+        sources: nodes that studies are pulled from (`medxai pull`), besides the destinations.
+        listen: the listener (`medxai listen`).
+        delivery_retries: how often the batch tries a destination again that does not answer; the listener never gives
+            up.
         delivery_retry_seconds: pause before the first of these, twice as long before each next one.
+        delivery_retry_cap_seconds: longest pause of the listener.
         fail_above: share of quarantined studies above which the whole batch counts as failed.
     """
 
-    inputs: tuple[Path, ...]
+    inputs: tuple[Path, ...] = ()
     output: Path
     bundle: str
     allow: Path | None = None
@@ -149,9 +168,37 @@ class RunSettings(_Frozen):
     database: str | None = None
     export: ExportOptions = ExportOptions()
     destinations: tuple[Destination, ...] = ()
+    sources: tuple[Destination, ...] = ()
+    listen: Listen | None = None
     delivery_retries: Annotated[int, Field(ge=0, le=10)] = 3
     delivery_retry_seconds: Annotated[float, Field(gt=0)] = 5.0
+    delivery_retry_cap_seconds: Annotated[float, Field(gt=0)] = 300.0
     fail_above: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        if self.listen is None and "inputs" not in self.model_fields_set:
+            raise ValueError("inputs names the studies of a batch; only the listener needs none")
+        for kind in ("destinations", "sources"):
+            names = [node.name for node in getattr(self, kind)]
+            if len(names) != len(set(names)):
+                raise ValueError(f"two {kind} have the same name, by which their deliveries are told apart")
+        items = self.listen.work_items if self.listen else None
+        if items is not None:
+            self.node(items.source)
+        return self
+
+    def node(self, name: str) -> Destination:
+        """Return the source or destination of this name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        known = {node.name: node for node in (*self.destinations, *self.sources)}
+        if name not in known:
+            msg = f"there is no source or destination {name!r}; there are {', '.join(known) or 'none'}"
+            raise ValueError(msg)
+        return known[name]
 
 
 def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> RunSettings:

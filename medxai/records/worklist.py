@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy import Engine, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from medxai.errors import MedxaiError, WorklistError
-from medxai.records.tables import Delivery, Job, now
+from medxai.records.owner import is_alive, this_process
+from medxai.records.tables import Job, now
 
 
 @dataclass(frozen=True)
@@ -42,15 +40,15 @@ class JobRow:
 
 
 class Worklist:
-    """Operations on jobs and deliveries; every method is one transaction and may be called by any thread."""
+    """Operations on jobs; every method is one transaction and may be called by any thread."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.owner = f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
+        self.engine = engine
+        self.owner = this_process()
 
     def register(self, identity: JobIdentity) -> JobRow:
         """Return the job of `identity`, created as ``queued`` when it is new."""
-        with Session(self._engine) as session, session.begin():
+        with Session(self.engine) as session, session.begin():
             job = session.scalar(_find(identity))
             if job is None:
                 try:
@@ -75,10 +73,10 @@ class Worklist:
 
         A job whose owner died is taken over. Jobs in quarantine are tried again.
         """
-        with Session(self._engine) as session, session.begin():
+        with Session(self.engine) as session, session.begin():
             owner = session.scalar(select(Job.owner).where(Job.id == job_id))
             takeable = [Job.state.in_(("queued", "quarantined")), Job.owner == self.owner]
-            if owner is not None and not _alive(owner):
+            if owner is not None and not is_alive(owner):
                 takeable.append(Job.owner == owner)
             taken = session.execute(
                 update(Job)
@@ -94,13 +92,11 @@ class Worklist:
             )
             return bool(taken.rowcount)  # type: ignore[attr-defined]
 
-    def stage(self, job_id: int, stage: str, *, analysed: bool = False, folder: str | None = None) -> None:
-        """Record that a stage finished."""
+    def stage(self, job_id: int, stage: str, *, analysed: bool = False) -> None:
+        """Record that a stage finished; the end of the export is recorded by `Outbox.exported`."""
         values: dict[str, object] = {"stage": stage, "updated_at": now()}
         if analysed:
             values["analyses"] = Job.analyses + 1
-        if folder is not None:
-            values |= {"folder": folder, "state": "exported"}
         self._update(job_id, values)
 
     def finish(self, job_id: int) -> None:
@@ -128,7 +124,7 @@ class Worklist:
         Raises:
             WorklistError: there is none with this number.
         """
-        with Session(self._engine) as session:
+        with Session(self.engine) as session:
             job = session.get(Job, job_id)
             if job is None:
                 msg = f"there is no job {job_id}"
@@ -140,37 +136,24 @@ class Worklist:
         query = select(Job).order_by(Job.id)
         if states:
             query = query.where(Job.state.in_(states))
-        with Session(self._engine) as session:
+        with Session(self.engine) as session:
             return [_row(job) for job in session.scalars(query)]
 
-    def begin_delivery(self, job_id: int, uid: str, destination: str) -> str:
-        """Announce a transfer; returns ``new``, ``sending`` (a former attempt's end is unknown) or ``sent``."""
-        with Session(self._engine) as session, session.begin():
-            row = session.scalar(
-                select(Delivery).where(Delivery.sop_instance_uid == uid, Delivery.destination == destination)
-            )
-            if row is not None:
-                return row.state
-            session.add(Delivery(job_id=job_id, sop_instance_uid=uid, destination=destination))
-            return "new"
+    def identity(self, job_id: int) -> JobIdentity:
+        """Return what makes this job the same job.
 
-    def end_delivery(self, uid: str, destination: str) -> None:
-        """Record that the destination has the object."""
-        with Session(self._engine) as session, session.begin():
-            session.execute(
-                update(Delivery)
-                .where(Delivery.sop_instance_uid == uid, Delivery.destination == destination)
-                .values(state="sent", updated_at=now())
-            )
-
-    def deliveries(self, job_id: int) -> list[tuple[str, str, str]]:
-        """``(SOPInstanceUID, destination, state)`` of a job."""
-        query = select(Delivery).where(Delivery.job_id == job_id).order_by(Delivery.id)
-        with Session(self._engine) as session:
-            return [(row.sop_instance_uid, row.destination, row.state) for row in session.scalars(query)]
+        Raises:
+            WorklistError: there is none with this number.
+        """
+        with Session(self.engine) as session:
+            job = session.get(Job, job_id)
+            if job is None:
+                msg = f"there is no job {job_id}"
+                raise WorklistError(msg)
+            return JobIdentity(job.study_key, job.input_sha256, job.model_sha256, job.config_sha256)
 
     def _update(self, job_id: int, values: dict[str, object]) -> None:
-        with Session(self._engine) as session, session.begin():
+        with Session(self.engine) as session, session.begin():
             session.execute(update(Job).where(Job.id == job_id).values(**values))
 
 
@@ -195,21 +178,3 @@ def _row(job: Job) -> JobRow:
         job.reason,
         job.folder,
     )
-
-
-def _started(pid: int) -> str:
-    """Start time of a process in clock ticks since boot, which tells a reused process id apart."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except (OSError, IndexError):
-        return "0"
-
-
-def _alive(owner: str) -> bool:
-    """False when the owner was a process of this machine that no longer runs."""
-    if not owner:
-        return False
-    host, pid, started = owner.rsplit(":", 2)
-    if host != socket.gethostname():
-        return True  # another machine's job is not ours to judge
-    return _started(int(pid)) == started and started != "0"

@@ -10,9 +10,9 @@ import pydicom
 import pytest
 
 from medxai.export import ExportOptions, export_all
-from medxai.export.send import present, send
 from medxai.identity import derive_uid
 from medxai.settings import Destination
+from medxai.transport.send import held, send
 from tests.export import build
 from tests.export.read import float_planes, segment_planes
 
@@ -58,11 +58,12 @@ def test_objects_come_back_unchanged(name, kind, labelmap, orthanc_server, tmp_p
     where = destination(orthanc_server, kind)
     web = destination(orthanc_server, "dicomweb")
     first = pydicom.dcmread(paths[0])
-    ids = (first.StudyInstanceUID, first.SeriesInstanceUID, first.SOPInstanceUID)
-    assert present(web, *ids) is False
+    series = (str(first.StudyInstanceUID), str(first.SeriesInstanceUID))
+    assert held(web, *series) == set()
     told = []
     assert send(paths, where, told.append) == told == [str(pydicom.dcmread(p).SOPInstanceUID) for p in paths]
-    assert present(web, *ids) is True
+    for asked in (web, where):
+        assert str(first.SOPInstanceUID) in held(asked, *series)
     volume, explanation = result.study.volume, result.explanations[0]
     seen = set()
     for path, output in zip(paths, outputs, strict=True):

@@ -12,11 +12,11 @@ from pydicom.sr.codedict import codes
 
 from medxai.export import ExportOptions, export_all, structured_report
 from medxai.export.provenance import PATIENT_STUDY
-from medxai.export.send import send
 from medxai.export.structured_report import MEANINGS, SCHEME, private
 from medxai.identity import derive_uid
 from medxai.settings import Destination
 from medxai.study import TrustReport
+from medxai.transport.send import send
 from medxai.trust.gate.figures import NAMES
 from tests.export import build
 from tests.export.read import read

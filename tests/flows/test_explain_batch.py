@@ -17,7 +17,8 @@ from flows.explain_batch import explain_batch, main
 from medxai import pipeline
 from medxai.errors import IngestError, MedxaiError
 from medxai.records.database import open_database, sqlite_url
-from medxai.records.worklist import JobRow, Worklist
+from medxai.records.outbox import Outbox
+from medxai.records.worklist import JobRow
 from medxai.session import open_session
 from medxai.settings import RunSettings
 from tests.pacs import Orthanc, StoreScp, free_port, store_scp
@@ -182,9 +183,8 @@ def test_every_object_arrives_once(kind: str, tmp_path: Path, orthanc_server: Or
     assert len(uids) == 4
     received = orthanc_server.received()
     assert {uid: received[uid] for uid in uids} == dict.fromkeys(uids, 1)
-    worklist = Worklist(open_database(sqlite_url(settings.output / ".medxai" / "worklist.sqlite")))
-    deliveries = [delivery for row in rows for delivery in worklist.deliveries(row.id)]
-    assert {(uid, state) for uid, _, state in deliveries} == {(uid, "sent") for uid in uids}
+    outbox = Outbox(open_database(sqlite_url(settings.output / ".medxai" / "worklist.sqlite")))
+    assert {(line.sop_instance_uid, line.state) for line in outbox.rows()} == {(uid, "sent") for uid in uids}
     explain_batch(settings)
     assert orthanc_server.received() == received
     # Outputs that were deleted come back under the same UIDs, which the destination has.
@@ -205,12 +205,12 @@ def test_an_unconfirmed_delivery_is_looked_up(tmp_path: Path, orthanc_server: Or
     received = orthanc_server.received()
     engine = open_database(sqlite_url(settings.output / ".medxai" / "worklist.sqlite"))
     with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE delivery SET state = 'sending'")
         dead = f"{socket.gethostname()}:999999999:1"
+        connection.exec_driver_sql("UPDATE delivery SET state = 'sending', owner = ?", (dead,))
         connection.exec_driver_sql("UPDATE job SET state = 'exported', owner = ?", (dead,))
     (again,) = explain_batch(settings)
     assert again.state == "done"
-    assert {state for _, _, state in Worklist(engine).deliveries(row.id)} == {"sent"}
+    assert {line.state for line in Outbox(engine).rows(job_id=row.id)} == {"sent"}
     assert orthanc_server.received() == received
 
 
@@ -338,4 +338,4 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert lines[1].endswith(f"put aside: {tmp_path / 'out' / 'quarantine'}")
     config.write_text("workers: many")
     assert main([str(config)]) == 2
-    assert capfd.readouterr().err.startswith(f"error: {config}: inputs: Field required")
+    assert capfd.readouterr().err.startswith(f"error: {config}: output: Field required")

@@ -1,4 +1,4 @@
-"""The worklist: identity, claims, dead owners, deliveries."""
+"""The worklist: identity, claims, dead owners."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sqlalchemy import inspect, text
 
 from medxai.errors import GeometryError, WorklistError
 from medxai.records.database import open_database, sqlite_url
+from medxai.records.outbox import Outbox
 from medxai.records.tables import Base
 from medxai.records.worklist import JobIdentity, Worklist
 
@@ -92,8 +93,9 @@ def test_life_of_a_job(url: str) -> None:
     assert (row.state, row.reason_code, row.reason, row.analyses) == ("quarantined", "geometry", "1 missing slice", 1)
     assert worklist.claim(job.id)
     assert worklist.get(job.id).reason == ""
-    worklist.stage(job.id, "export", folder="/out/k1")
-    assert worklist.get(job.id).state == "exported"
+    Outbox(worklist.engine).exported(job.id, "/out/k1", [])
+    assert (worklist.get(job.id).state, worklist.get(job.id).folder) == ("exported", "/out/k1")
+    assert worklist.identity(job.id) == ONE
     worklist.finish(job.id)
     assert not worklist.claim(job.id)
     assert [row.state for row in worklist.jobs(("done",))] == ["done"]
@@ -101,18 +103,6 @@ def test_life_of_a_job(url: str) -> None:
     assert worklist.claim(job.id)
     with pytest.raises(WorklistError, match="no job 99"):
         worklist.get(99)
-
-
-def test_deliveries_are_announced_and_confirmed(url: str) -> None:
-    """An announced object that was not confirmed is told apart from one that arrived."""
-    worklist = Worklist(open_database(url))
-    job = worklist.register(ONE)
-    assert worklist.begin_delivery(job.id, "1.2.3", "pacs") == "new"
-    assert worklist.begin_delivery(job.id, "1.2.3", "pacs") == "sending"
-    worklist.end_delivery("1.2.3", "pacs")
-    assert worklist.begin_delivery(job.id, "1.2.3", "pacs") == "sent"
-    assert worklist.begin_delivery(job.id, "1.2.3", "archive") == "new"
-    assert worklist.deliveries(job.id) == [("1.2.3", "pacs", "sent"), ("1.2.3", "archive", "sending")]
 
 
 def test_unusable_database(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from pydantic import ValidationError
 
 from medxai.errors import DeliveryError, MedxaiError
 from medxai.export import ExportOptions, export_all
-from medxai.export.send import is_retryable, present, send
 from medxai.settings import Destination
+from medxai.transport.failures import is_about_one_object, is_retryable
+from medxai.transport.send import held, send
 from tests.export import build
 from tests.export.read import read
 from tests.pacs import free_port
@@ -34,7 +35,7 @@ def test_a_closed_port_is_one_retryable_line(objects):
 
 def test_a_closed_web_port_is_one_retryable_line(objects):
     web = Destination(name="web", kind="dicomweb", url=f"http://127.0.0.1:{free_port()}/dicom-web", connect_seconds=2)
-    for attempt in (lambda: send(objects, web), lambda: present(web, "1.2", "1.2.3", "1.2.3.4")):
+    for attempt in (lambda: send(objects, web), lambda: held(web, "1.2", "1.2.3")):
         with pytest.raises(DeliveryError, match="did not answer") as caught:
             attempt()
         assert is_retryable(caught.value)
@@ -48,6 +49,7 @@ def test_a_node_that_does_not_know_a_class_names_it(objects, storescp_server):
     with pytest.raises(DeliveryError, match=r"Label Map Segmentation.*RLE Lossless") as caught:
         send([objects[0], *labelmap], dimse(port=storescp_server.port), delivered.append)
     assert not is_retryable(caught.value)
+    assert is_about_one_object(caught.value)
     assert delivered == [read(objects[0]).SOPInstanceUID]
 
 
@@ -70,6 +72,7 @@ def test_an_unknown_caller_is_rejected_with_advice(objects, choosy_node):
     with pytest.raises(DeliveryError, match=r"rejected the association: .*STRANGER") as caught:
         send(objects[:1], dimse(port=choosy_node[0], calling_aet="STRANGER"))
     assert not is_retryable(caught.value)
+    assert not is_about_one_object(caught.value)
 
 
 @pytest.mark.parametrize(("status", "again"), [(0xA700, True), (0xA900, False), (0xC001, False), (0x0122, False)])
@@ -87,8 +90,14 @@ def test_a_warning_counts_as_delivered(objects, choosy_node):
     assert send(objects[:1], dimse(port=port)) == [read(objects[0]).SOPInstanceUID]
 
 
-def test_dimse_alone_cannot_tell_what_is_there():
-    assert present(dimse(), "1.2", "1.2.3", "1.2.3.4") is None
+def test_a_node_without_queries_cannot_tell_what_is_there(choosy_node):
+    assert held(dimse(port=choosy_node[0]), "1.2", "1.2.3") is None
+
+
+def test_a_silent_node_is_not_taken_for_an_empty_one():
+    with pytest.raises(DeliveryError, match="did not answer") as caught:
+        held(dimse(port=free_port(), connect_seconds=2), "1.2", "1.2.3")
+    assert is_retryable(caught.value)
 
 
 def test_nothing_to_send_needs_no_network():

@@ -1,0 +1,64 @@
+"""Unified Procedure Steps that we have claimed: what is needed to finish them after a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, select, update
+from sqlalchemy.orm import Session
+
+from medxai.records.tables import WorkItem, now
+
+
+@dataclass(frozen=True)
+class WorkItemRow:
+    """A read-only copy of one claimed step."""
+
+    sop_instance_uid: str
+    source: str
+    transaction_uid: str
+    state: str
+    study_key: str
+    attempts: int
+    reason: str
+
+
+class WorkItems:
+    """Operations on claimed steps; every method is one transaction."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def intend(self, uid: str, source: str, transaction_uid: str) -> WorkItemRow:
+        """Write down that a step is about to be claimed, and under which transaction; a known one keeps its own."""
+        with Session(self._engine) as session, session.begin():
+            row = session.scalar(select(WorkItem).where(WorkItem.sop_instance_uid == uid, WorkItem.source == source))
+            if row is None:
+                row = WorkItem(sop_instance_uid=uid, source=source, transaction_uid=transaction_uid)
+                session.add(row)
+                session.flush()
+            return _row(row)
+
+    def set(self, uid: str, source: str, **values: object) -> None:
+        """Change columns of a step."""
+        with Session(self._engine) as session, session.begin():
+            session.execute(
+                update(WorkItem)
+                .where(WorkItem.sop_instance_uid == uid, WorkItem.source == source)
+                .values(updated_at=now(), **values)
+            )
+
+    def rows(self, source: str, states: Sequence[str] = ()) -> list[WorkItemRow]:
+        """Steps of a source, oldest first."""
+        query = select(WorkItem).where(WorkItem.source == source).order_by(WorkItem.id)
+        if states:
+            query = query.where(WorkItem.state.in_(states))
+        with Session(self._engine) as session:
+            return [_row(row) for row in session.scalars(query)]
+
+
+def _row(row: WorkItem) -> WorkItemRow:
+    return WorkItemRow(
+        row.sop_instance_uid, row.source, row.transaction_uid, row.state, row.study_key, row.attempts, row.reason
+    )
