@@ -71,12 +71,15 @@ $(VENV)/.dev: $(VENV)/.core
 	@.venv-parity/bin/python -m pip install -q --no-compile --no-deps -r constraints-parity.txt 2> >(grep -v "is ignored: it is neither" >&2)
 	@touch $@
 
-# Orthanc, dcmtk and a C compiler for its loopback shim: installed when that is possible, else named.
+# Orthanc, dcmtk, a C compiler for its loopback shim, and PixelMed's validator of reports: installed when that is
+# possible, else named.
 $(VENV)/.apt: | $(VENV)/bin/python
 	@missing=""; \
 	command -v Orthanc >/dev/null && [ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || missing="orthanc orthanc-dicomweb orthanc-gdcm"; \
 	command -v storescp >/dev/null || missing="$$missing dcmtk"; \
 	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
+	[ -e /usr/share/java/pixelmed.jar ] || missing="$$missing pixelmed-apps libpixelmed-java"; \
+	command -v java >/dev/null || missing="$$missing default-jre-headless"; \
 	if [ -z "$$missing" ]; then touch $@; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null && touch $@; \

@@ -83,6 +83,9 @@ def run(
     explain_class: Annotated[str | None, typer.Option("--class", help="Class to explain [the decided one].")] = None,
     modality: Annotated[str | None, typer.Option(help="Modality of NIfTI files, which store none.")] = None,
     force: Annotated[bool, typer.Option(help="Analyse although the body part differs.")] = False,
+    output_set: Annotated[
+        str | None, typer.Option("--set", help="Output set: ohif, slicer, legacy_pacs, research, or a YAML file.")
+    ] = None,
     labelmap: Annotated[bool, typer.Option(help="Write LABELMAP instead of BINARY segmentations.")] = False,
     send_withheld: Annotated[
         bool, typer.Option("--send-withheld", help="Write maps that the trust gate withholds all the same, labelled.")
@@ -107,7 +110,8 @@ def run(
             "force": force,
             "device": device,
             "allow": allow,
-            "export": {"labelmap": labelmap, "send_withheld": send_withheld},
+            "export": {"output_set": output_set}
+            | {name: True for name, on in (("labelmap", labelmap), ("send_withheld", send_withheld)) if on},
         }
     )
     with progress() as step:

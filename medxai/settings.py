@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
@@ -15,10 +15,18 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-Role = Literal["parametric_map", "segmentation", "secondary_capture", "structured_report", "nifti", "picture", "page"]
-ROLES: tuple[Role, ...] = (
+Role = Literal[
+    "parametric_map", "segmentation", "fractional_segmentation", "secondary_capture", "structured_report",
+    "volumetric_report", "presentation_state", "encapsulated_pdf", "key_objects", "nifti", "picture", "page",
+]  # fmt: skip
+ROLES: tuple[Role, ...] = get_args(Role)
+#: What is written when nothing else is asked for: each shows in common viewers or is for people and research.
+USUAL_ROLES: tuple[Role, ...] = (
     "parametric_map", "segmentation", "secondary_capture", "structured_report", "nifti", "picture", "page",
 )  # fmt: skip
+
+#: The shipped output sets: one YAML file of `ExportOptions` each, named after where its objects go.
+SETS = Path(__file__).resolve().parent.parent / "configs" / "sets"
 
 Threshold = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -27,6 +35,8 @@ class ExportOptions(_Frozen):
     """Settings of the export stage; part of the configuration hash, since they change outputs.
 
     Attributes:
+        output_set: name of a shipped output set (configs/sets), or path of a YAML file like those; what it says
+            holds unless a field is given beside it.
         formats: roles to write, in any order; an exporter that does not apply to a study is skipped with a
             reason.
         explanations: which maps become objects: the primary one or all.
@@ -40,9 +50,12 @@ class ExportOptions(_Frozen):
         picture_slices: slices shown in the mosaic.
         page_pixels: longest side in pixels of a slice in the HTML page.
         send_withheld: write maps whose trust gate says ``withheld`` as objects all the same, labelled as such.
+        tracking: what a tracking identifier means: evidence in this ``study``, or the same finding in all studies of
+            the ``patient``, so that a prior and the current study share it (`medxai.export.tracking`).
     """
 
-    formats: tuple[Role, ...] = ROLES
+    output_set: str | None = None
+    formats: tuple[Role, ...] = USUAL_ROLES
     explanations: Literal["primary", "all"] = "all"
     bands: tuple[Threshold, ...] = Field(default=(0.25, 0.5, 0.75), min_length=1, max_length=9)
     labelmap: bool = False
@@ -53,6 +66,21 @@ class ExportOptions(_Frozen):
     picture_slices: int = Field(default=12, ge=1, le=48)
     page_pixels: int = Field(default=384, ge=128, le=1024)
     send_withheld: bool = False
+    tracking: Literal["study", "patient"] = "study"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_set(cls, data: Any) -> Any:
+        name = data.get("output_set") if isinstance(data, dict) else None
+        return data if not name else read_set(str(name)) | data
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if "volumetric_report" in self.formats and ("segmentation" not in self.formats or self.labelmap):
+            raise ValueError(
+                "volumetric_report refers to segments of a BINARY segmentation: formats needs both, without labelmap"
+            )
+        return self
 
     @field_validator("bands")
     @classmethod
@@ -60,6 +88,30 @@ class ExportOptions(_Frozen):
         if list(bands) != sorted(set(bands)):
             raise ValueError("bands must be different thresholds in ascending order, for example [0.25, 0.5, 0.75]")
         return bands
+
+
+def read_set(name: str) -> dict[str, Any]:
+    """Return the fields of `ExportOptions` that an output set gives.
+
+    Args:
+        name: of a shipped set, or path of a YAML file.
+
+    Raises:
+        ValueError: there is no such set, or it is no mapping; pydantic names the field it stood in.
+    """
+    import yaml
+
+    path = Path(name) if name.endswith((".yaml", ".yml")) else SETS / f"{name}.yaml"
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError):
+        known = ", ".join(sorted(p.stem for p in SETS.glob("*.yaml"))) or "none"
+        msg = f"there is no output set {name!r} that can be read as YAML; shipped sets: {known}"
+        raise ValueError(msg) from None
+    if not isinstance(data, dict) or "output_set" in data:
+        msg = f"output set {name!r} must be a mapping of export settings and name no other set"
+        raise ValueError(msg)
+    return data
 
 
 class Destination(_Frozen):
@@ -75,6 +127,8 @@ class Destination(_Frozen):
         url: root of a DICOMweb service, up to and including ``/dicom-web``.
         connect_seconds: limit for connecting and association negotiation.
         response_seconds: limit for each answer.
+        output_set: which of the objects go there: those whose roles the set of this name (or file) lists; all when
+            it is None. How they look is decided by `ExportOptions` alone.
         tls: certificates; for ``dimse`` its presence means TLS, for ``dicomweb`` the url says it.
         token_env: environment variable that holds the bearer token of a DICOMweb service; the token itself stands in no
             file and in no log.
@@ -92,6 +146,14 @@ class Destination(_Frozen):
     url: str = ""
     connect_seconds: float = Field(default=10.0, gt=0)
     response_seconds: float = Field(default=60.0, gt=0)
+    output_set: str | None = None
+
+    @field_validator("output_set")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None:
+            ExportOptions(output_set=name)
+        return name
     tls: ClientTls | None = None
     token_env: str = ""
     query_aet: str = Field(default="", max_length=16)

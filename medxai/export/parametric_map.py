@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medxai.export.anatomy import frame_anatomy
 from medxai.export.naming import NOTICE, ascii_text, chosen, method_title, stem, withheld_mark
 from medxai.export.placement import placed_sources, restore_frame_numbers, unplaced_reason
 from medxai.export.provenance import cell_text, concept, dates, device, equipment, finish, peak, uid_of
@@ -95,6 +96,12 @@ def build(
     )
     finish(dataset, result, explanation, sources[0])
     restore_frame_numbers(dataset, result.study.volume)
+    anatomy = frame_anatomy(result, sources[0])
+    if anatomy is not None:
+        # Some readers (dcmqi 1.5) take it for granted and crash without.
+        dataset.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
+        # The side is now that of the frames; the series must not say it again (PS3.3 C.7.3.1).
+        dataset.pop("Laterality", None)
     _ascend(dataset)
     return dataset
 

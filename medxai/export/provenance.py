@@ -207,6 +207,13 @@ def finish(dataset: Dataset, result: Result, explanation: Explanation, body: Dat
         body: source header with BodyPartExamined and Laterality.
     """
     dataset.DerivationDescription = derivation_text(result, explanation)
+    state_body_part(dataset, result, body)
+    settle(dataset, result)
+    _derive_organisation(dataset, derive_uid(str(dataset.SOPInstanceUID), "dimension organization"))
+
+
+def state_body_part(dataset: Dataset, result: Result, body: Dataset) -> None:
+    """Take over what the series says of the body, in place; validators ask for a side unless the part has none."""
     part = result.study.volume.body_part or str(body.get("BodyPartExamined", "") or "")
     if part:
         dataset.BodyPartExamined = ascii_text(part, 16).upper()
@@ -217,8 +224,6 @@ def finish(dataset: Dataset, result: Result, explanation: Explanation, body: Dat
             dataset.Laterality = body.Laterality
         elif not part:
             dataset.Laterality = ""
-    settle(dataset, result)
-    _derive_organisation(dataset, derive_uid(str(dataset.SOPInstanceUID), "dimension organization"))
 
 
 def settle(dataset: Dataset, result: Result) -> None:
@@ -226,6 +231,8 @@ def settle(dataset: Dataset, result: Result) -> None:
     when = moment(result)
     dataset.InstanceCreationDate = when.strftime("%Y%m%d")
     dataset.InstanceCreationTime = when.strftime("%H%M%S")
+    if "ContentLabel" in dataset and "ContentCreatorName" not in dataset:
+        dataset.ContentCreatorName = ""  # type 2 (PS3.3 table 10-12); nobody did
     fixed = when.strftime("%Y%m%d%H%M%S")
     for item in dataset.get("ContributingEquipmentSequence", []):
         if "ContributionDateTime" in item:

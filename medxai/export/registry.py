@@ -12,7 +12,20 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from medxai.errors import ExportError, MedxaiError
-from medxai.export import nifti, page, parametric_map, picture, secondary_capture, segmentation, structured_report
+from medxai.export import (
+    encapsulated_pdf,
+    fractional_segmentation,
+    key_objects,
+    nifti,
+    page,
+    parametric_map,
+    picture,
+    presentation_state,
+    secondary_capture,
+    segmentation,
+    structured_report,
+    volumetric_report,
+)
 from medxai.identity import sha256_file
 from medxai.settings import ExportOptions
 from medxai.study import OutputFile, Result
@@ -34,13 +47,33 @@ class Exporter(Protocol):
         ...
 
 
-#: Roles that put a map into a viewer as if it were data; what the gate withholds does not go there.
-_MAPS = frozenset({"parametric_map", "segmentation"})
+#: Roles that put a map, or the places it names, into a viewer as if it were data; what the gate withholds does not
+#: go there.
+_MAPS = frozenset(
+    {
+        "parametric_map", "segmentation", "fractional_segmentation", "volumetric_report", "presentation_state",
+        "key_objects",
+    }
+)  # fmt: skip
 
-#: In the order of writing; the page comes last since it lists what the others wrote.
+#: In the order of writing: a report follows the segmentation it refers to, the selection all that it selects, and the
+#: page comes last since it lists what the others wrote.
 EXPORTERS: tuple[Exporter, ...] = tuple(
     cast(Exporter, module)
-    for module in (parametric_map, segmentation, secondary_capture, structured_report, nifti, picture, page)
+    for module in (
+        parametric_map,
+        segmentation,
+        fractional_segmentation,
+        secondary_capture,
+        structured_report,
+        volumetric_report,
+        presentation_state,
+        encapsulated_pdf,
+        key_objects,
+        nifti,
+        picture,
+        page,
+    )
 )
 
 

@@ -24,6 +24,7 @@ from medxai.export.provenance import (
     source_header,
     uid_of,
 )
+from medxai.export.tracking import tracking
 from medxai.files import atomic_path
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result
@@ -88,6 +89,12 @@ def band_masks(values: npt.NDArray[np.float32], bands: tuple[float, ...], labelm
     return masks
 
 
+def band_colour(low: float) -> tuple[int, int, int]:
+    """Return the RGB colour of a band: that of the middle between its threshold and the maximum."""
+    red, green, blue = (int(v) for v in heat(np.float32((low + 1.0) / 2.0)))
+    return red, green, blue
+
+
 def descriptions(result: Result, explanation: Explanation, options: ExportOptions) -> list[SegmentDescription]:
     """Return the segment descriptions (PS3.3 C.8.20.4).
 
@@ -99,7 +106,7 @@ def descriptions(result: Result, explanation: Explanation, options: ExportOption
 
     items = []
     for index, label in enumerate(band_labels(options.bands, options.labelmap)):
-        red, green, blue = (int(v) for v in heat(np.float32((options.bands[index] + 1.0) / 2.0)))
+        name, uid = tracking(result, explanation, options, options.bands[index])
         item = SegmentDescription(
             segment_number=index + 1,
             segment_label=ascii_text(label, 64),
@@ -107,9 +114,9 @@ def descriptions(result: Result, explanation: Explanation, options: ExportOption
             segmented_property_type=concept(explanation.method),
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm(result, explanation),
-            tracking_id=ascii_text(f"{explanation.method}-{explanation.class_index}-{options.bands[index]:g}", 64),
-            tracking_uid=uid_of(result, ROLE, explanation, "tracking", str(options.bands[index])),
-            display_color=CIELabColor.from_rgb(red, green, blue),
+            tracking_id=name,
+            tracking_uid=uid,
+            display_color=CIELabColor.from_rgb(*band_colour(options.bands[index])),
         )
         item.SegmentDescription = ascii_text(
             f"{method_title(explanation.method)} of {explanation.class_label}: {label}; {NOTICE}", 1024

@@ -10,88 +10,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medxai.export.naming import NOTICE, ascii_text, chosen, is_hidden, method_title, stem
-from medxai.export.provenance import (
-    MANUFACTURER,
-    MODEL_NAME,
-    algorithm,
-    concept,
-    dates,
-    device,
-    equipment,
-    peak,
-    settle,
-    source_header,
-    uid_of,
+from medxai.export.outlines import region_at
+from medxai.export.provenance import concept, peak, uid_of
+from medxai.export.reporting import (
+    AGREEMENT,
+    LONGEST_TEXT,
+    MEANINGS,
+    document,
+    peak_place,
+    private,
+    region_place,
+    report_algorithm,
+    report_of,
+    words,
 )
+from medxai.export.tracking import tracking
 from medxai.files import atomic_path
-from medxai.identity import derive_uid
 from medxai.settings import ExportOptions
-from medxai.study import Explanation, Result, TrustReport
+from medxai.study import Explanation, Prediction, Result, TrustReport
 
 if TYPE_CHECKING:
     from highdicom.sr import (
-        AlgorithmIdentification,
         Comprehensive3DSR,
         ImageRegion,
         Measurement,
         MeasurementsAndQualitativeEvaluations,
-        ObservationContext,
         PlanarROIMeasurementsAndQualitativeEvaluations,
         QualitativeEvaluation,
         TextContentItem,
     )
-    from pydicom import Dataset
     from pydicom.sr.coding import Code
 
 ROLE = "structured_report"
-
-#: Private coding scheme of what the standard has no code for (PS3.16 section 8, local schemes begin with 99).
-SCHEME = "99MEDXAI"
-
-#: Code values and meanings of the scheme; a meaning holds at most 64 characters.
-MEANINGS = {
-    "score": "Score of the explained class before normalisation",
-    "index": "Trust index of the explanation",
-    "drop": "Drop of the log-odds when the region is removed",
-    "drop_second": "Drop of the log-odds, second masking operator",
-    "deletion": "Deletion effect above that of a random region",
-    "deletion_centre": "Deletion effect above that of the image centre",
-    "deletion_second": "Deletion effect above random, second masking operator",
-    "insertion": "Insertion effect above that of a random region",
-    "specificity": "Difference from the map of the runner-up class",
-    "stability": "Likeness of the map under slight noise",
-    "outside": "Share of evidence outside the body or on burnt-in graphics",
-    "consensus": "Mean agreement with maps of other method families",
-    "agree_gradcam": "Agreement with class gradients at the layer",
-    "agree_activation": "Agreement with activations of the layer",
-    "agree_gradient": "Agreement with class gradients at the image",
-    "agree_scorecam": "Agreement with scores of the image behind channels",
-    "agree_masking": "Agreement with scores of masked images",
-    "agree_relevance": "Agreement with relevance",
-    "agree_attention": "Agreement with attention",
-    "class": "Explained class",
-    "decided": "Class decided by the model",
-    "remark": "Remark on the explanation",
-    "verdict": "Trust verdict on the explanation",
-    "supported": "Supported",
-    "limited": "Limited",
-    "withheld": "Withheld",
-    "reason": "Reason of the trust verdict",
-    "not_sent": "Why no map was sent",
-}
-
-#: Method family -> code of the agreement with its map; values of more than 16 characters would need another attribute.
-AGREEMENT = {
-    "gradient_cam": "agree_gradcam",
-    "activation_cam": "agree_activation",
-    "gradient": "agree_gradient",
-    "score_cam": "agree_scorecam",
-    "perturbation": "agree_masking",
-    "relevance": "agree_relevance",
-    "attention": "agree_attention",
-}
-
-_LONGEST_TEXT = 1024
 
 
 def applies(result: Result) -> str | None:
@@ -111,95 +61,27 @@ def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
 
 
 def build(result: Result, options: ExportOptions) -> Comprehensive3DSR:
-    """Return the report (PS3.3 A.35.13, PS3.16 TID 1500): one measurement group per explanation.
-
-    It is complete but preliminary and unverified, since nobody has read it.
+    """Return the report (PS3.16 TID 1500): a group per explanation, and one per band outlined on the peak slice.
 
     Args:
         result: study, decision and maps; trust reports where the maps were judged.
         options: which explanations, and the series number.
     """
-    from highdicom.coding_schemes import CodingSchemeIdentificationItem
-    from highdicom.sr import CodedConcept, Comprehensive3DSR, LanguageOfContentItemAndDescendants, MeasurementReport
-
     primary = result.explanations[0]
-    content = MeasurementReport(
-        observation_context=_observer(result),
-        procedure_reported=_procedure(result.study.volume.modality),
-        imaging_measurements=[_group(result, explanation, options) for explanation in chosen(result, options)],
-        language_of_content_item_and_descendants=LanguageOfContentItemAndDescendants(
-            CodedConcept("en-US", "RFC5646", "English (United States)")
-        ),
-    )
-    dataset = Comprehensive3DSR(
+    groups: list[object] = []
+    for explanation in chosen(result, options):
+        groups.append(_group(result, explanation, options))
+        groups += _bands(result, explanation, options)
+    return document(
+        result,
+        report_of(result, groups),
         # All slices were analysed, so all are evidence, whether or not a group points at them.
-        evidence=[source_header(header) for header in result.study.volume.source],
-        content=content[0],
-        series_instance_uid=uid_of(result, ROLE, primary, "series"),
-        series_number=options.series_number_base + 300,
-        sop_instance_uid=uid_of(result, ROLE, primary),
-        instance_number=1,
-        is_complete=True,
-        contributing_equipment=equipment(result),
-        coding_schemes=[
-            CodingSchemeIdentificationItem(
-                designator=SCHEME,
-                name="Codes of medxai",
-                uid=derive_uid("medxai", "coding scheme"),
-                responsible_organization=MANUFACTURER,
-            )
-        ],
-        series_description=ascii_text(f"Report of explanations: {NOTICE}", 64),
-        **device(result),
-        **dates(result),
+        result.study.volume.source,
+        series=uid_of(result, ROLE, primary, "series"),
+        instance=uid_of(result, ROLE, primary),
+        number=options.series_number_base + 300,
+        description=f"Report of explanations: {NOTICE}",
     )
-    settle(dataset, result)
-    return dataset
-
-
-def private(value: str) -> Code:
-    """Return a code of our own scheme; figures without an entry in `MEANINGS` go by their name."""
-    from pydicom.sr.coding import Code
-
-    return Code(value, SCHEME, MEANINGS.get(value) or ascii_text(value, 64))
-
-
-def _words(text: str, otherwise: str) -> str:
-    """Return text that every character set holds; a name of another script alone would leave nothing."""
-    return ascii_text(text, _LONGEST_TEXT) or otherwise
-
-
-def _observer(result: Result) -> ObservationContext:
-    from highdicom.sr import DeviceObserverIdentifyingAttributes, ObservationContext, ObserverContext
-    from pydicom.sr.codedict import codes
-
-    prediction = result.prediction
-    attributes = DeviceObserverIdentifyingAttributes(
-        # The Device UID of ContributingEquipmentSequence, so that both name the same model.
-        uid=derive_uid("model", prediction.model_sha256),
-        name=_words(prediction.model, "model"),
-        manufacturer_name=MANUFACTURER,
-        model_name=MODEL_NAME,
-        serial_number=prediction.model_sha256[:16],
-    )
-    return ObservationContext(
-        observer_device_context=ObserverContext(
-            observer_type=codes.DCM.Device, observer_identifying_attributes=attributes
-        )
-    )
-
-
-def _procedure(modality: str) -> Code:
-    """Return the imaging procedure (CID 100): IHE AI Results wants the imaging here, not the algorithm."""
-    from pydicom.sr.codedict import codes
-
-    known = {
-        "CT": codes.cid100.CTUnspecifiedBodyRegion,
-        "MR": codes.cid100.MRIUnspecifiedBodyRegion,
-        "CR": codes.cid100.XRUnspecifiedBodyRegion,
-        "DX": codes.cid100.XRUnspecifiedBodyRegion,
-    }
-    return known.get(modality, codes.cid100.ImagingProcedure)
 
 
 def _group(
@@ -218,15 +100,13 @@ def _group(
     from pydicom.sr.codedict import codes
 
     report = result.trust_of(explanation)
-    shown = peak(explanation) > 0 and not is_hidden(report, options)
+    shown = _shown(result, explanation, options)
+    name, uid = tracking(result, explanation, options)
     common: dict[str, Any] = {
-        "tracking_identifier": TrackingIdentifier(
-            uid=uid_of(result, ROLE, explanation, "tracking"),
-            identifier=ascii_text(f"{explanation.method}-{explanation.class_index}", 64),
-        ),
+        "tracking_identifier": TrackingIdentifier(uid=uid, identifier=name),
         "finding_category": codes.SCT.SpatialAndRelationalConcept,
         "finding_type": concept(explanation.method),
-        "algorithm_id": _algorithm(result, explanation),
+        "algorithm_id": report_algorithm(result, explanation),
         "measurements": list(_measurements(result, explanation, report, shown=shown)),
         "qualitative_evaluations": list(_evaluations(report)),
     }
@@ -242,20 +122,6 @@ def _group(
     return group
 
 
-def _algorithm(result: Result, explanation: Explanation) -> AlgorithmIdentification:
-    """Return what the segments say of the algorithm in the form of a report (TID 4019)."""
-    from highdicom.sr import AlgorithmIdentification
-
-    item = algorithm(result, explanation)[0]
-    return AlgorithmIdentification(
-        name=item.AlgorithmName,
-        version=item.AlgorithmVersion,
-        parameters=str(item.AlgorithmParameters).split(","),
-        family=item.AlgorithmFamilyCodeSequence[0],
-        manufacturer=item.AlgorithmSource,
-    )
-
-
 def _measurements(
     result: Result, explanation: Explanation, report: TrustReport | None, *, shown: bool
 ) -> Iterator[Measurement]:
@@ -267,6 +133,8 @@ def _measurements(
     numbers: list[tuple[Code, float, Code | None]] = [
         (codes.DCM.Probability, probability, None),
         (private("score"), float(explanation.score), None),
+        (private("entropy"), _entropy(result.prediction, explanation.class_index), None),
+        (private("spread"), _window_spread(result.prediction, explanation.class_index), None),
     ]
     if shown:
         # Says what the point of the group is: where the map, not yet normalised, has this maximum.
@@ -284,6 +152,26 @@ def _measurements(
             yield Measurement(name=name, value=value, unit=codes.UCUM.NoUnits, derivation=derivation)
 
 
+def _entropy(prediction: Prediction, index: int) -> float:
+    """Uncertainty of the decision, 0 (certain) to 1 (nothing known).
+
+    Shannon entropy of the probabilities over that of equal ones; where classes do not exclude each other (their
+    probabilities do not add up to 1), of the explained class against its absence.
+    """
+    shares = np.asarray(prediction.probabilities, dtype=np.float64)
+    if len(shares) < 2 or abs(float(shares.sum()) - 1.0) > 1e-3:
+        shares = np.array([float(shares[index]), 1.0 - float(shares[index])])
+    shares = shares / shares.sum()
+    some = shares[shares > 0]
+    return float(-(some * np.log(some)).sum() / math.log(len(shares)))
+
+
+def _window_spread(prediction: Prediction, index: int) -> float:
+    """Standard deviation of the explained logit over the windows of the study; NaN for a single window."""
+    windows = prediction.window_logits
+    return float("nan") if windows is None or len(windows) < 2 else float(np.std(windows[:, index], dtype=np.float64))
+
+
 def _evaluations(report: TrustReport | None) -> Iterator[QualitativeEvaluation]:
     from highdicom.sr import QualitativeEvaluation
 
@@ -299,19 +187,23 @@ def _texts(
 
     prediction = result.prediction
     texts = [
-        (private("class"), _words(explanation.class_label, f"class {explanation.class_index}")),
-        (private("decided"), _words(prediction.label, f"class {prediction.index}")),
-        (private("remark"), _words(explanation.reason, "")),
-        *((private("reason"), _words(reason, "")) for reason in (report.reasons if report else ())),
+        (private("class"), words(explanation.class_label, f"class {explanation.class_index}")),
+        (private("decided"), words(prediction.label, f"class {prediction.index}")),
+        (private("remark"), words(explanation.reason, "")),
+        *((private("reason"), words(reason, "")) for reason in (report.reasons if report else ())),
     ]
     if is_hidden(report, options):
         method = method_title(explanation.method)
         text = f"The trust gate withholds this {method} map: no parametric map and no segmentation of it were sent"
-        texts.append((private("not_sent"), ascii_text(text, _LONGEST_TEXT)))
+        texts.append((private("not_sent"), ascii_text(text, LONGEST_TEXT)))
     texts.append((codes.DCM.Comment, NOTICE))
     for name, text in texts:
         if text:
             yield TextContentItem(name=name, value=text, relationship_type=RelationshipTypeValues.CONTAINS)
+
+
+def _shown(result: Result, explanation: Explanation, options: ExportOptions) -> bool:
+    return peak(explanation) > 0 and not is_hidden(result.trust_of(explanation), options)
 
 
 def _region(result: Result, explanation: Explanation) -> ImageRegion:
@@ -321,17 +213,59 @@ def _region(result: Result, explanation: Explanation) -> ImageRegion:
     """
     from highdicom.sr import GraphicTypeValues, ImageRegion, SourceImageForRegion
 
-    volume = result.study.volume
-    index = tuple(int(i) for i in np.unravel_index(int(explanation.map.argmax()), explanation.map.shape))
-    plane = index[0] if len(index) == 3 else 0
-    source: Dataset = volume.source[plane if len(volume.source) > 1 else 0]
-    frames: list[int] | None = None
-    if volume.frame_numbers:
-        frames = [volume.frame_numbers[plane]]
-    elif int(source.get("NumberOfFrames") or 1) > 1:
-        frames = [plane + 1]
+    plane, row, column = peak_place(explanation)
+    source, frames = region_place(result, plane)
     return ImageRegion(
         graphic_type=GraphicTypeValues.POINT,
-        graphic_data=np.array([[index[-1] + 0.5, index[-2] + 0.5]]),
+        graphic_data=np.array([[column + 0.5, row + 0.5]]),
         source_image=SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID, frames),
     )
+
+
+def _bands(
+    result: Result, explanation: Explanation, options: ExportOptions
+) -> Iterator[PlanarROIMeasurementsAndQualitativeEvaluations]:
+    """Yield a planar group per band: the outline of the part that holds the maximum, on the maximum's slice.
+
+    Each carries the tracking identifier of the segment of its band, so that both are known to be one thing.
+    """
+    from highdicom.sr import (
+        GraphicTypeValues,
+        ImageRegion,
+        Measurement,
+        PlanarROIMeasurementsAndQualitativeEvaluations,
+        SourceImageForRegion,
+        TrackingIdentifier,
+    )
+    from pydicom.sr.codedict import codes
+
+    if not _shown(result, explanation, options):
+        return
+    volume = result.study.volume
+    where, row, column = peak_place(explanation)
+    values = explanation.normalised()
+    values = values if values.ndim == 2 else values[where]
+    source, frames = region_place(result, where)
+    for low in options.bands:
+        region = region_at(values, low, (row, column))
+        if region is None:
+            continue
+        points, count = region
+        name, uid = tracking(result, explanation, options, low)
+        measurements = [Measurement(name=concept(explanation.method), value=float(low), unit=codes.UCUM.NoUnits,
+                                    derivation=codes.SCT.Minimum)]  # fmt: skip
+        if volume.calibrated:
+            square = count * volume.spacing[1] * volume.spacing[2]
+            measurements.insert(0, Measurement(name=codes.SCT.Area, value=square, unit=codes.UCUM.SquareMillimeter))
+        yield PlanarROIMeasurementsAndQualitativeEvaluations(
+            referenced_region=ImageRegion(
+                graphic_type=GraphicTypeValues.POLYLINE,
+                graphic_data=points,
+                source_image=SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID, frames),
+            ),
+            tracking_identifier=TrackingIdentifier(uid=uid, identifier=name),
+            finding_category=codes.SCT.SpatialAndRelationalConcept,
+            finding_type=concept(explanation.method),
+            algorithm_id=report_algorithm(result, explanation),
+            measurements=measurements,
+        )

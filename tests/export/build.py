@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from medxai.identity import derive_uid, sha256_text
 from medxai.study import Explanation, Prediction, Result, Study, Volume
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
+MR = "1.2.840.10008.5.1.4.1.1.4"
 US = "1.2.840.10008.5.1.4.1.1.6.1"
 US_MULTI = "1.2.840.10008.5.1.4.1.1.3.1"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -242,6 +243,26 @@ def ct_case(
     centre = (0.3 * shape[0], 0.62 * shape[1], 0.35 * shape[2])
     values = blob(shape, centre, (max(0.8, 0.06 * shape[0]), 0.12 * shape[1], 0.1 * shape[2]))
     return Case(result_of(volume, values, seed=str((oblique, flipped, shape))), sources)
+
+
+def mr_case() -> Case:
+    """Return a sagittal MR series without rescale and window, of a knee whose side is known."""
+    case = ct_case(oblique=False)
+    turn = np.array([[0.0, 0, 1], [1, 0, 0], [0, -1, 0]])  # slices to the left, rows downwards, columns to the back
+    volume = case.result.study.volume
+    affine = volume.affine.copy()
+    affine[:3, :3] = turn @ affine[:3, :3]
+    for ds in (*case.sources, *volume.source):
+        number = int(ds.InstanceNumber) - 1
+        ds.SOPClassUID, ds.Modality, ds.BodyPartExamined, ds.Laterality = MR, "MR", "KNEE", "R"
+        ds.file_meta.MediaStorageSOPClassUID = MR
+        ds.ImagePositionPatient = [format_number_as_ds(float(v)) for v in (affine @ [number, 0, 0, 1])[:3]]
+        ds.ImageOrientationPatient = _orientation(affine)
+        for keyword in ("KVP", "RescaleIntercept", "RescaleSlope", "RescaleType", "WindowCenter", "WindowWidth"):
+            delattr(ds, keyword)
+    positions = np.array([[float(v) for v in ds.ImagePositionPatient] for ds in case.sources])
+    volume = replace(volume, affine=affine, positions=positions, modality="MR", body_part="KNEE")
+    return Case(result_of(volume, case.result.explanations[0].map / np.float32(0.37), seed="mr"), case.sources)
 
 
 def enhanced_case(order: list[int] | None = None) -> Case:

@@ -15,6 +15,7 @@ CASES = {
     "oblique": lambda: build.ct_case(),
     "flipped": lambda: build.ct_case(flipped=True),
     "axial": lambda: build.ct_case(oblique=False),
+    "mr": lambda: build.mr_case(),
     "enhanced": lambda: build.enhanced_case(),
 }
 
@@ -106,6 +107,38 @@ def test_the_validator_accepts_paired_unpaired_and_unknown_body_parts(part, side
     volume = replace(case.result.study.volume, body_part=part)
     result = replace(case.result, study=replace(case.result.study, volume=volume))
     assert dicom_errors(parametric_map.write(result, tmp_path, ExportOptions())[0]) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "side", "code", "frame_side"),
+    [
+        ("CHEST", None, "816094009", "U"),
+        ("KNEE", "R", "72696002", "R"),
+        ("KNEE", None, None, None),
+        ("", None, None, None),
+    ],
+)
+def test_the_anatomy_of_the_frames_is_coded_where_it_is_known(part, side, code, frame_side, tmp_path):
+    case = build.ct_case()
+    for header in case.result.study.volume.source:
+        header.BodyPartExamined = part
+        if side:
+            header.Laterality = side
+    volume = replace(case.result.study.volume, body_part=part)
+    result = replace(case.result, study=replace(case.result.study, volume=volume))
+    ds = read(parametric_map.write(result, tmp_path, ExportOptions())[0])
+    items = ds.SharedFunctionalGroupsSequence[0].get("FrameAnatomySequence", [])
+    assert [(i.AnatomicRegionSequence[0].CodeValue, i.FrameLaterality) for i in items] == (
+        [(code, frame_side)] if code else []
+    )
+
+
+def test_every_part_of_the_table_has_a_code():
+    from pydicom.sr.codedict import codes
+
+    from medxai.export.anatomy import PARTS
+
+    assert all(len(part) <= 16 and getattr(codes.SCT, name).value for part, (name, _) in PARTS.items())
 
 
 def test_source_headers_stay_as_they_were(case, tmp_path):

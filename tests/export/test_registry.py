@@ -10,13 +10,14 @@ import pytest
 from medxai.errors import ExportError
 from medxai.export import ExportOptions, export_all, skipped
 from medxai.export.registry import EXPORTERS
-from medxai.settings import ROLES
+from medxai.settings import ROLES, USUAL_ROLES
 from tests.export import build
 from tests.export.read import read
 from tests.tools import dicom_errors
 
 CASES = {
     "ct": lambda: build.ct_case(),
+    "mr": lambda: build.mr_case(),
     "enhanced": lambda: build.enhanced_case(),
     "ultrasound": lambda: build.us_case(cine=False),
     "cine": lambda: build.us_case(cine=True),
@@ -34,7 +35,8 @@ def test_the_registry_holds_every_role():
 
 @pytest.mark.parametrize("labelmap", [False, True])
 def test_a_second_run_gives_the_same_bytes(case, labelmap, tmp_path):
-    options = ExportOptions(labelmap=labelmap)
+    formats = tuple(role for role in ROLES if not labelmap or role != "volumetric_report")
+    options = ExportOptions(formats=formats, labelmap=labelmap)
     first = export_all(case.result, tmp_path / "a", options)
     # An independent copy, so that nothing is equal by sharing.
     again = export_all(copy.deepcopy(case.result), tmp_path / "b", options)
@@ -44,7 +46,7 @@ def test_a_second_run_gives_the_same_bytes(case, labelmap, tmp_path):
 
 
 def test_outputs_are_described_as_they_are_on_disk(case, tmp_path):
-    outputs = export_all(case.result, tmp_path / "run", ExportOptions())
+    outputs = export_all(case.result, tmp_path / "run", ExportOptions(formats=ROLES))
     assert {output.path for output in outputs} == {p.name for p in (tmp_path / "run").iterdir()}
     for output in outputs:
         data = (tmp_path / "run" / output.path).read_bytes()
@@ -52,7 +54,7 @@ def test_outputs_are_described_as_they_are_on_disk(case, tmp_path):
 
 
 def test_file_names_hold_role_method_and_class_only(case, tmp_path):
-    for output in export_all(case.result, tmp_path / "run", ExportOptions()):
+    for output in export_all(case.result, tmp_path / "run", ExportOptions(formats=ROLES)):
         if output.path == "case.html":
             continue
         pattern = rf"{output.role}_(gradcam|layercam)_[12]-(bleeding|fracture)[_a-z0-9]*(\.[a-z]+)+"
@@ -60,7 +62,7 @@ def test_file_names_hold_role_method_and_class_only(case, tmp_path):
 
 
 def test_every_dicom_object_is_valid(case, tmp_path):
-    for output in export_all(case.result, tmp_path / "run", ExportOptions()):
+    for output in export_all(case.result, tmp_path / "run", ExportOptions(formats=ROLES)):
         if output.path.endswith(".dcm"):
             assert dicom_errors(tmp_path / "run" / output.path) == [], output.path
 
@@ -91,10 +93,16 @@ def test_only_wanted_formats_are_written(tmp_path):
 
 def test_what_does_not_apply_is_left_out_with_a_reason(tmp_path):
     result = build.us_case(cine=True).result
-    reasons = skipped(result, ExportOptions())
-    assert set(reasons) == {"parametric_map", "nifti"}
-    outputs = export_all(result, tmp_path / "run", ExportOptions())
+    options = ExportOptions(formats=ROLES)
+    reasons = skipped(result, options)
+    assert set(reasons) == {"parametric_map", "fractional_segmentation", "volumetric_report", "nifti"}
+    outputs = export_all(result, tmp_path / "run", options)
     assert {output.role for output in outputs} == set(ROLES) - set(reasons)
+
+
+def test_what_few_viewers_show_is_written_on_request_only(tmp_path):
+    outputs = export_all(build.ct_case().result, tmp_path / "run", ExportOptions())
+    assert {output.role for output in outputs} == set(USUAL_ROLES)
 
 
 def test_a_failure_leaves_the_former_outputs_alone(tmp_path):

@@ -13,6 +13,7 @@ from tests.tools import dicom_errors
 CASES = {
     "oblique": lambda: build.ct_case(),
     "flipped": lambda: build.ct_case(flipped=True),
+    "mr": lambda: build.mr_case(),
     "enhanced": lambda: build.enhanced_case(),
     "ultrasound": lambda: build.us_case(cine=False),
     "cine": lambda: build.us_case(cine=True),

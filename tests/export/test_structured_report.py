@@ -11,12 +11,12 @@ from highdicom.sr import Comprehensive3DSR, srread
 from pydicom.sr.codedict import codes
 
 from medxai.export import ExportOptions, export_all, structured_report
+from medxai.export.outlines import area, encloses
 from medxai.export.provenance import PATIENT_STUDY
-from medxai.export.structured_report import MEANINGS, SCHEME, private
+from medxai.export.reporting import MEANINGS, SCHEME, peak_place, private, region_place
 from medxai.identity import derive_uid
 from medxai.settings import Destination
 from medxai.study import TrustReport
-from medxai.transport.send import send
 from medxai.trust.gate.figures import NAMES
 from tests.export import build
 from tests.export.read import read
@@ -26,6 +26,7 @@ NAN = float("nan")
 CASES = {
     "oblique": lambda: build.ct_case(),
     "flipped": lambda: build.ct_case(flipped=True),
+    "mr": lambda: build.mr_case(),
     "enhanced": lambda: build.enhanced_case(),
     "ultrasound": lambda: build.us_case(cine=False),
     "cine": lambda: build.us_case(cine=True),
@@ -61,6 +62,11 @@ def groups(path):
     return {group.tracking_identifier: group for group in found}
 
 
+def maps(path):
+    """Groups of whole maps, without those of their bands."""
+    return {name: group for name, group in groups(path).items() if "." not in name}
+
+
 def numbers(group):
     return {item.name.value: item.value for item in group.get_measurements()}
 
@@ -77,12 +83,15 @@ def test_figures_and_words_come_back(case, tmp_path):
     result = judged(case.result, LIMITED, replace(LIMITED, verdict="supported", reasons=()))
     path = written(result, tmp_path)
     assert dicom_errors(path) == []
-    found = groups(path)
+    found = maps(path)
     assert list(found) == ["gradcam-1", "layercam-2"]
     for group, explanation, report in zip(found.values(), result.explanations, result.trust, strict=True):
         values = numbers(group)
         assert values[codes.DCM.Probability.value] == float(result.prediction.probabilities[explanation.class_index])
         assert values["score"] == explanation.score
+        shares = result.prediction.probabilities.astype(float)
+        assert values["entropy"] == pytest.approx(-(shares * np.log(shares)).sum() / math.log(3), rel=1e-5)
+        assert "spread" not in values
         assert values["index"] == report.index
         assert {name: value for name, value in report.figures.items() if not math.isnan(value)} == {
             name: values[name] for name in values if name in report.figures
@@ -100,9 +109,7 @@ def test_figures_and_words_come_back(case, tmp_path):
 
 def test_the_point_is_where_the_map_is_strongest(case, tmp_path):
     volume = case.result.study.volume
-    for group, explanation in zip(
-        groups(written(case.result, tmp_path)).values(), case.result.explanations, strict=True
-    ):
+    for group, explanation in zip(maps(written(case.result, tmp_path)).values(), case.result.explanations, strict=True):
         source = group.roi.ContentSequence[0].ReferencedSOPSequence[0]
         column, row = (float(v) - 0.5 for v in group.roi.GraphicData)
         frame = source.get("ReferencedFrameNumber")
@@ -120,10 +127,46 @@ def test_the_point_is_where_the_map_is_strongest(case, tmp_path):
         assert (frame is not None) == (len(volume.frame_numbers) > 0)
 
 
+def test_bands_are_outlined_on_the_peak_slice(case, tmp_path):
+    volume = case.result.study.volume
+    found = groups(written(case.result, tmp_path))
+    for explanation in case.result.explanations:
+        values = explanation.normalised()
+        plane, row, column = peak_place(explanation)
+        here = values if values.ndim == 2 else values[plane]
+        source, frames = region_place(case.result, plane)
+        for low in (0.25, 0.5, 0.75):
+            group = found[f"{explanation.method}-{explanation.class_index}-{low:g}"]
+            points = np.array(group.roi.GraphicData).reshape(-1, 2)
+            assert group.roi.GraphicType == "POLYLINE"
+            assert np.array_equal(points[0], points[-1])
+            assert encloses(points, (column + 0.5, row + 0.5))
+            reference = group.roi.ContentSequence[0].ReferencedSOPSequence[0]
+            assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
+            assert ([int(reference.ReferencedFrameNumber)] if frames else None) == frames
+            values_of = {item.name.value: item.value for item in group.get_measurements()}
+            square = volume.spacing[1] * volume.spacing[2]
+            # A Gaussian has one part in each band: all of its pixels on the slice.
+            count = int((here >= np.float32(low)).sum())
+            assert values_of[codes.SCT.Area.value] == pytest.approx(count * square, rel=1e-6)
+            assert area(points) == pytest.approx(count, rel=0.25)
+            assert values_of[group.finding_type.value] == low
+
+
+def test_uncertainty_over_windows_and_of_classes_that_do_not_exclude_each_other(tmp_path):
+    result = build.ct_case().result
+    windows = np.array([[0.0, 1.0, 0.0], [0.0, 4.0, 0.0], [0.0, 2.5, 0.0]], np.float32)
+    several = np.array([0.9, 0.5, 0.2], np.float32)
+    prediction = replace(result.prediction, window_logits=windows, probabilities=several)
+    values = numbers(maps(written(replace(result, prediction=prediction), tmp_path))["gradcam-1"])
+    assert values["spread"] == pytest.approx(windows[:, 1].std(), rel=1e-6)
+    assert values["entropy"] == pytest.approx(1.0)  # one in two
+
+
 def test_without_trust_the_report_is_there(case, tmp_path):
     path = written(case.result, tmp_path)
     assert dicom_errors(path) == []
-    for group in groups(path).values():
+    for group in maps(path).values():
         assert group.get_qualitative_evaluations(name=private("verdict")) == []
         assert not {"index", *NAMES} & set(numbers(group))
         assert "reason" not in texts(group)
@@ -134,7 +177,7 @@ def test_a_withheld_map_is_reported_without_its_place(case, tmp_path):
     outputs = export_all(result, tmp_path / "run", ExportOptions())
     (path,) = (tmp_path / "run" / output.path for output in outputs if output.role == structured_report.ROLE)
     assert dicom_errors(path) == []
-    kept, hidden = groups(path).values()
+    kept, hidden = maps(path).values()
     assert kept.roi is not None
     (verdict,) = hidden.get_qualitative_evaluations(name=private("verdict"))
     assert verdict.value == private("withheld")
@@ -144,7 +187,7 @@ def test_a_withheld_map_is_reported_without_its_place(case, tmp_path):
     assert codes.DCM.GradientWeightedClassActivation.value not in numbers(hidden)
     assert not any(item.ValueType in ("SCOORD", "SCOORD3D") for item in hidden[0].ContentSequence)
     assert len(hidden.source_images) == len(case.sources)
-    again = groups(written(result, tmp_path, send_withheld=True))
+    again = maps(written(result, tmp_path, send_withheld=True))
     assert again["layercam-2"].roi is not None
     assert "not_sent" not in texts(again["layercam-2"])
 
@@ -155,12 +198,12 @@ def test_an_empty_map_has_no_place_and_a_remark(tmp_path):
     nothing = build.explain(volume, np.zeros(volume.shape, np.float32))
     path = written(replace(case.result, explanations=(nothing,)), tmp_path)
     assert dicom_errors(path) == []
-    (group,) = groups(path).values()
+    (group,) = maps(path).values()
     assert texts(group)["remark"] == ["all gradients are zero"]
 
 
 def test_only_the_primary_explanation_on_request(tmp_path):
-    assert list(groups(written(build.ct_case().result, tmp_path, explanations="primary"))) == ["gradcam-1"]
+    assert list(maps(written(build.ct_case().result, tmp_path, explanations="primary"))) == ["gradcam-1"]
 
 
 def test_two_runs_give_the_same_bytes(case, tmp_path):
@@ -189,14 +232,14 @@ def test_the_frame_of_the_document(case, tmp_path):
     model = derive_uid("model", result.prediction.model_sha256)
     assert model == observer["Device Observer UID"].UID
     assert model in [item.get("DeviceUID") for item in ds.ContributingEquipmentSequence]
-    expected = "25045-6" if source.Modality == "CT" else "363679005"
+    expected = {"CT": "25045-6", "MR": "25056-3", "US": "363679005"}[source.Modality]
     assert observer["Procedure reported"].ConceptCodeSequence[0].CodeValue == expected
 
 
 def test_tracking_depends_on_what_was_explained_and_from_what(tmp_path):
     result = build.ct_case().result
     other = replace(result, study=replace(result.study, input_sha256="d" * 64))
-    uids = [group.tracking_uid for r in (result, other) for group in groups(written(r, tmp_path)).values()]
+    uids = [group.tracking_uid for r in (result, other) for group in maps(written(r, tmp_path)).values()]
     assert len(set(uids)) == 4
 
 
@@ -213,7 +256,7 @@ def test_unusual_class_names(label, tmp_path):
     path = written(result, tmp_path)
     assert dicom_errors(path) == []
     assert re.fullmatch(r"structured_report_gradcam_1-[a-z0-9-]+\.dcm", path.name)
-    (text,) = texts(groups(path)["gradcam-1"])["class"]
+    (text,) = texts(maps(path)["gradcam-1"])["class"]
     assert text.isascii()
     assert 0 < len(text) <= 1024
     assert "\\" not in text
@@ -258,6 +301,8 @@ def test_other_sources_have_no_study_to_attach_to(kind):
 
 @pytest.mark.pacs
 def test_it_is_delivered(storescp_server, tmp_path):
+    from medxai.transport.send import send
+
     path = written(judged(build.ct_case().result, LIMITED, WITHHELD), tmp_path)
     sink = Destination(name="sink", kind="dimse", host="127.0.0.1", port=storescp_server.port, aet="SINK")
     (uid,) = send([path], sink)
@@ -265,8 +310,16 @@ def test_it_is_delivered(storescp_server, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["oblique", "ultrasound", "cine"])
-@pytest.mark.parametrize("verdicts", [(LIMITED, LIMITED), (WITHHELD, WITHHELD), (LIMITED, WITHHELD)])
+@pytest.mark.parametrize(
+    ("name", "verdicts"),
+    [
+        ("oblique", (LIMITED, LIMITED)),
+        ("oblique", (WITHHELD, WITHHELD)),
+        ("enhanced", (LIMITED, WITHHELD)),
+        ("ultrasound", (LIMITED, LIMITED)),
+        ("cine", (LIMITED, WITHHELD)),
+    ],
+)
 def test_templates_are_kept(name, verdicts, tmp_path):
     errors = report_errors(written(judged(CASES[name]().result, *verdicts), tmp_path))
     if verdicts == (LIMITED, WITHHELD):
