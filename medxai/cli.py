@@ -208,6 +208,58 @@ def repair(
 
 
 @app.command()
+def deidentify(
+    source: Annotated[Path, typer.Argument(help="DICOM file or folder.")],
+    target: Annotated[Path, typer.Argument(help="Folder of the copies; gets deidentification.json, the report.")],
+    key_file: Annotated[
+        Path, typer.Option(help="Secret of the site (`openssl rand -out KEY 32`); the same key gives the same names.")
+    ],
+    shift_dates: Annotated[
+        bool, typer.Option("--shift-dates", help="Move a patient's dates back together; otherwise they are removed.")
+    ] = False,
+    keep_characteristics: Annotated[
+        bool, typer.Option("--keep-characteristics", help="Keep sex, age (from 90 on as 90), size and weight.")
+    ] = False,
+    burnt_in: Annotated[
+        str,
+        typer.Option(help="Pictures that may show text: refuse them, mask (ultrasound outside its regions), or keep."),
+    ] = "refuse",
+    crosswalk: Annotated[
+        Path | None, typer.Option(help="CSV of old and new names, readable for you alone; keep it apart.")
+    ] = None,
+) -> None:
+    """Copy DICOM without identity (PS3.15 Basic Profile) for research; never for results that go back to the PACS."""
+    from medxai.ingest.deidentify import deidentify as copy_files
+    from medxai.ingest.profile import Profile
+    from medxai.session import quiet_libraries
+
+    quiet_libraries()
+    if burnt_in not in ("refuse", "mask", "keep"):
+        msg = f"burnt-in is refuse, mask or keep, not {burnt_in!r}"
+        raise MedxaiError(msg)
+    try:
+        key = key_file.read_bytes()
+    except OSError as error:
+        msg = f"the key file cannot be read ({type(error).__name__}); make one with `openssl rand -out {key_file} 32`"
+        raise MedxaiError(msg) from error
+    profile = Profile(key, shift_dates, keep_characteristics)
+    with progress() as step:
+        report = copy_files(
+            source,
+            target,
+            profile,
+            burnt_in=burnt_in,  # type: ignore[arg-type]
+            crosswalk=crosswalk,
+            progress=lambda done, total: step("deidentify", done, total),
+        )
+    typer.echo(f"{report.written} files of {report.patients} patients written; {target / 'deidentification.json'}")
+    for reason, count in sorted(report.refused.items()):
+        typer.echo(f"  left out: {count} x {reason}")
+    if report.refused:
+        raise typer.Exit(1)
+
+
+@app.command()
 def send(
     paths: Annotated[list[Path], typer.Argument(help="DICOM files, or folders that hold them.")],
     to: Annotated[str, typer.Option(help="AET@host:port for C-STORE, or the http(s) root of a DICOMweb service.")],

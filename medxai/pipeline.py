@@ -248,6 +248,7 @@ def record_export(session: Session, source: SourceFiles, job_id: int, manifest: 
 
 def outbox_items(session: Session, source: SourceFiles, manifest: Manifest) -> list[Item]:
     """What of a study has to arrive where."""
+    from medxai.export.sets import objects_for
     from medxai.ingest.dicom_file import read_header
 
     if not session.settings.destinations:
@@ -260,7 +261,7 @@ def outbox_items(session: Session, source: SourceFiles, manifest: Manifest) -> l
     return [
         Item(uids[item.path], f"{source.key}/{item.path}", item.sha256, destination.name)
         for destination in session.settings.destinations
-        for item in manifest.outputs
+        for item in objects_for(destination.output_set, manifest.outputs)
         if item.path in uids
     ]
 
@@ -395,9 +396,11 @@ def complete(session: Session, job_id: int) -> None:
 def _study(session: Session, source: SourceFiles) -> Study:
     from medxai.predict.infer import check_fit
 
-    study = read_study(source, session.settings.modality)
+    settings = session.settings
+    gap = settings.largest_gap_mm if settings.geometry == "straighten" else None
+    study = read_study(source, settings.modality, gap)
     try:
-        check_fit(session.bundle, study.volume, force=session.settings.force)
+        check_fit(session.bundle, study.volume, force=settings.force)
     except MedxaiError as error:
         raise error.about(source.key) from error
     return study

@@ -127,14 +127,14 @@ class Destination(_Frozen):
         url: root of a DICOMweb service, up to and including ``/dicom-web``.
         connect_seconds: limit for connecting and association negotiation.
         response_seconds: limit for each answer.
-        output_set: which of the objects go there: those whose roles the set of this name (or file) lists; all when
-            it is None. How they look is decided by `ExportOptions` alone.
         tls: certificates; for ``dimse`` its presence means TLS, for ``dicomweb`` the url says it.
         token_env: environment variable that holds the bearer token of a DICOMweb service; the token itself stands in no
             file and in no log.
         query_aet: application entity title that answers C-FIND, C-MOVE and C-GET, when it is not `aet`.
         query_port: its port, when it is not `port`.
         retrieve: how studies are fetched by DIMSE: C-MOVE to our listener, or C-GET over the same association.
+        output_set: which of the objects go there: those whose roles the set of this name (or file) lists; all when
+            it is None. How they look is decided by `ExportOptions` alone.
     """
 
     name: str = Field(min_length=1)
@@ -146,6 +146,11 @@ class Destination(_Frozen):
     url: str = ""
     connect_seconds: float = Field(default=10.0, gt=0)
     response_seconds: float = Field(default=60.0, gt=0)
+    tls: ClientTls | None = None
+    token_env: str = ""
+    query_aet: str = Field(default="", max_length=16)
+    query_port: int | None = Field(default=None, ge=1, le=65535)
+    retrieve: Retrieve = "move"
     output_set: str | None = None
 
     @field_validator("output_set")
@@ -154,11 +159,6 @@ class Destination(_Frozen):
         if name is not None:
             ExportOptions(output_set=name)
         return name
-    tls: ClientTls | None = None
-    token_env: str = ""
-    query_aet: str = Field(default="", max_length=16)
-    query_port: int | None = Field(default=None, ge=1, le=65535)
-    retrieve: Retrieve = "move"
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -188,6 +188,10 @@ class RunSettings(_Frozen):
         explain_class: class name to explain, or None for the decided class.
         modality: DICOM modality to assume for NIfTI files, which store none.
         force: analyse although the body part differs from what the bundle was trained on.
+        geometry: what happens to series that are no regular grid (gantry tilt, missing or unevenly spaced slices):
+            ``refuse`` puts them in quarantine; ``straighten`` gives the model a straight grid through the slices, and
+            maps go back to the slices as they were taken.
+        largest_gap_mm: distance of slices above which they are refused all the same: nobody knows what lies between.
         stability: repeat the strongest window with slight noise and flag maps that change.
         trust: ``fast`` judges every map in at most ten forwards of its most decisive window; ``no`` does not.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -220,6 +224,8 @@ class RunSettings(_Frozen):
     explain_class: str | None = None
     modality: str | None = None
     force: bool = False
+    geometry: Literal["refuse", "straighten"] = "refuse"
+    largest_gap_mm: Annotated[float, Field(gt=0)] = 10.0
     stability: bool = True
     trust: Literal["fast", "no"] = "fast"
     device: Literal["auto", "cpu", "cuda"] = "auto"

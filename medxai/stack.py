@@ -61,15 +61,20 @@ class Stack:
             found[..., d, :, :] = _sampled(levels[..., d, :, :], shift, self.size)
         return found
 
+    @property
+    def _heights(self) -> Matrix:
+        """``[D']`` mm of the planes along the normal."""
+        return np.arange(self.shape[0], dtype=np.float64) * self.step
+
     @cached_property
     def _planes(self) -> Array:
         """``[D', D]`` weights of the slices in each plane of the straight grid."""
-        return _linear(np.arange(self.shape[0]) * self.step, self.distances)
+        return _linear(self._heights, self.distances)
 
     @cached_property
     def _levels(self) -> Array:
         """``[D, D']`` weights of the planes at each slice."""
-        return _linear(self.distances, np.arange(self.shape[0]) * self.step)
+        return _linear(self.distances, self._heights)
 
 
 def _linear(wanted: Matrix, known: Matrix) -> Array:
@@ -88,7 +93,8 @@ def _linear(wanted: Matrix, known: Matrix) -> Array:
 def _along(values: Array, weights: Array) -> Array:
     """`weights` ``[out, in]`` into the third axis from the end."""
     folded = np.ascontiguousarray(values).reshape(*values.shape[:-2], -1)
-    return np.matmul(weights, folded).reshape(*values.shape[:-3], len(weights), *values.shape[-2:])
+    found: Array = np.matmul(weights, folded)
+    return found.reshape(*values.shape[:-3], len(weights), *values.shape[-2:])
 
 
 def _sampled(plane: Array, offset: Matrix, size: tuple[int, int]) -> Array:

@@ -36,15 +36,19 @@ def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
     """Write three files per chosen explanation: ``..._original``, ``..._input`` and ``..._raw``.
 
     The first two are normalised by neither maximum nor slice: they hold the map's own values, so that studies can be
-    compared. The raw map is signed.
+    compared. The raw map is signed. Of slices that are no regular grid, which NIfTI cannot describe, the original grid
+    is the straight one through them.
     """
-    paths = []
+    paths, stack = [], result.study.volume.stack
     for explanation in chosen(result, options):
         name = stem(ROLE, explanation)
         note = f"{method_title(explanation.method)} {explanation.class_label}"
         raw, raw_affine = raw_grid(explanation)
+        original = (explanation.map, explanation.affine, "original grid")
+        if stack is not None:
+            original = (stack.straight(explanation.map), stack.affine, "straight grid through the slices")
         grids = (
-            ("original", explanation.map, explanation.affine, "original grid"),
+            ("original", *original),
             ("input", explanation.input_map, explanation.input_affine, "input grid"),
             ("raw", raw, raw_affine, "layer grid, signed"),
         )

@@ -26,11 +26,11 @@ def without_overlay_bits(array: npt.NDArray[Any], dataset: Dataset) -> npt.NDArr
         return array
     width = array.dtype.itemsize * 8
     mask = np.array((1 << stored) - 1).astype(array.dtype.str.replace("i", "u"))
-    values = array.view(mask.dtype) & mask
-    if array.dtype.kind == "u":
-        return values
-    shift = width - stored  # carry the sign over the cleared bits
-    return (values << mask.dtype.type(shift)).view(array.dtype) >> array.dtype.type(shift)
+    values: npt.NDArray[Any] = array.view(mask.dtype) & mask
+    if array.dtype.kind == "i":
+        shift = width - stored  # carry the sign over the cleared bits
+        values = (values << mask.dtype.type(shift)).view(array.dtype) >> array.dtype.type(shift)
+    return values
 
 
 def overlay_note(header: Dataset) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medxai.errors import IngestError, MedxaiError
+from medxai.errors import GeometryError, IngestError, MedxaiError
 from medxai.identity import sha256_files
 from medxai.ingest.dicom_file import read_header
 from medxai.ingest.dicom_series import read_series
@@ -53,6 +53,9 @@ def _read(source: SourceFiles, modality: str | None, largest_gap_mm: float | Non
         if is_mosaic(header):
             return read_mosaic(first, source.key)
         if is_volume_series(header):
+            if source.part and len(source.files) == 1:
+                msg = f"a single slice apart from the rest of its series ({source.part}) is no volume"
+                raise GeometryError(msg, study=source.key)
             return read_series(source.files, source.key, largest_gap_mm)
         return read_image(first, source.key)
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:

@@ -163,15 +163,10 @@ def _divide(group: Sequence[Slice], names: Sequence[str]) -> dict[str, list[Slic
     for item in group:
         sign = ", ".join(f"{name} {item.words[name]}" for name in names if name in item.words)
         found.setdefault(sign, []).append(item)
-    places = len({_place(item) for item in group})
     if any(_occupied_twice(members) for members in found.values()):
         return None
     # An attribute that every slice has its own value of (a time, say) makes every slice a volume: that is no answer.
-    return found if places == 1 or all(len(members) > 1 for members in found.values()) else None
-
-
-def _place(item: Slice) -> int | None:
-    return None if item.distance is None else round(item.distance / _SAME_PLACE_MM)
+    return found if all(len(members) > 1 for members in found.values()) else None
 
 
 def _occupied_twice(group: Sequence[Slice]) -> bool:

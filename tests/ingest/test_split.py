@@ -115,6 +115,33 @@ def test_orientations_and_localisers(tmp_path: Path) -> None:
     assert sorted(normals) == [1, 2]
 
 
+def test_a_stray_slice_is_refused_and_the_others_are_not(tmp_path: Path) -> None:
+    """One slice turned by a damaged header, or one of another plane: no volume of one slice comes out of it."""
+    written(
+        tmp_path / "in", lambda d, n: setattr(d, "ImageOrientationPatient", [0, 1, 0, 0, 0, -1]) if n == 0 else None
+    )
+    sources = discover([tmp_path / "in"], tmp_path / "work").sources
+    assert sorted(len(source.files) for source in sources) == [1, SHAPE[0] - 1]
+    for source in sources:
+        if len(source.files) > 1:
+            assert read_study(source).volume.shape == (SHAPE[0] - 1, *SHAPE[1:])
+        else:
+            with pytest.raises(GeometryError, match="a single slice apart from the rest of its series"):
+                read_study(source)
+
+
+def test_phases_of_one_slice_are_refused_once(tmp_path: Path) -> None:
+    """A cine of one slice is no volume, and no hundred volumes."""
+    for phase in range(5):
+        written(tmp_path / "in", lambda d, _n, p=phase: setattr(d, "TriggerTime", str(40 * p)))
+    for path in sorted((tmp_path / "in").rglob("*.dcm")):
+        if not path.name.endswith("_000.dcm"):
+            path.unlink()
+    (source,) = discover([tmp_path / "in"], tmp_path / "work").sources
+    with pytest.raises(GeometryError, match="4 duplicate slice positions"):
+        read_study(source)
+
+
 def test_only_localisers_are_no_study(tmp_path: Path) -> None:
     written(tmp_path / "in", lambda d, _n: setattr(d, "ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"]))
     with pytest.raises(IngestError, match="4 localiser images"):

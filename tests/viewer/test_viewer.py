@@ -1,0 +1,247 @@
+"""What OHIF shows of our objects: on the right slice, at the right place, without an error of the page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+from pydicom import Dataset, dcmread
+
+from medxai.export import ExportOptions, export_all
+from medxai.settings import Destination
+from medxai.transport.send import send
+from tests.export import build
+from tests.export.build import Case
+from tests.pacs import Orthanc, orthanc
+from tests.viewer import ohif
+from tests.viewer.ohif import Step
+
+pytestmark = pytest.mark.slow
+
+MR = "1.2.840.10008.5.1.4.1.1.4"
+#: Isotropic in the plane: OHIF 3.13.2 takes one pixel spacing for the other when it draws coordinates of a report.
+SHAPE, SPACING = (28, 200, 256), (5.0, 0.8, 0.8)
+#: Share of the picture's width that the evidence may be off.
+NEAR = 0.02
+Picture = npt.NDArray[np.int16]
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A study in the archive, as the viewer showed it."""
+
+    case: Case
+    shots: dict[str, dict[str, Any] | None]
+    faults: list[str]
+    slice: int
+    captures: list[Path]
+
+
+def mr_case() -> Case:
+    """The CT case as MR, on another oblique grid."""
+    case = build.ct_case(oblique=True, flipped=True, shape=SHAPE, spacing=SPACING)
+
+    def as_mr(header: Dataset) -> None:
+        header.Modality, header.SOPClassUID = "MR", MR
+        header.StudyInstanceUID += ".1"
+        header.SeriesInstanceUID += ".1"
+        header.SOPInstanceUID += ".1"
+        header.file_meta.MediaStorageSOPClassUID, header.file_meta.MediaStorageSOPInstanceUID = (
+            MR,
+            header.SOPInstanceUID,
+        )
+        header.ImageType = ["ORIGINAL", "PRIMARY", "M", "NONE"]
+        header.ScanningSequence, header.SequenceVariant, header.ScanOptions = "SE", "NONE", ""
+        header.MRAcquisitionType, header.EchoTime, header.RepetitionTime, header.EchoTrainLength = "2D", "80", "4000", 1
+
+    for header in case.sources:
+        as_mr(header)
+    volume = replace(case.result.study.volume, modality="MR", source=build.headers(case.sources))
+    return Case(replace(case.result, study=replace(case.result.study, volume=volume)), case.sources)
+
+
+def place_of(case: Case) -> tuple[tuple[float, float, float], int]:
+    """LPS mm of the map's peak, and its slice in the order of the D axis."""
+    values = case.result.explanations[0].map
+    index = [int(v) for v in np.unravel_index(int(values.argmax()), values.shape)]
+    x, y, z = (case.result.study.volume.affine @ [*index, 1])[:3].tolist()
+    return (x, y, z), index[0]
+
+
+def show(case: Case, steps: dict[str, Step], work: Path, server: Orthanc) -> Shown:
+    """Export a case, store it with its source, open its objects."""
+    formats = ("parametric_map", "segmentation", "secondary_capture", "structured_report")
+    options = ExportOptions(formats=formats, explanations="primary")
+    outputs = export_all(case.result, work / "run", options)
+    paths = [work / "run" / output.path for output in outputs]
+    destination = Destination(name="o", kind="dimse", host=server.host, port=server.dicom_port, aet=server.aet)
+    send(build.save_sources(case.sources, work / "source") + paths, destination)
+    viewer, modules = ohif.fetch()
+    with ohif.served(viewer, server.rest_url) as address:
+        placed = [replace(step, out=str(work / f"{name}.png")) for name, step in steps.items()]
+        found = ohif.look(address, str(case.sources[0].StudyInstanceUID), placed, modules, work)
+    if folder := os.environ.get("MEDXAI_VIEWER_PICTURES"):
+        for step in placed:
+            target = Path(folder) / f"viewer_{case.sources[0].Modality.lower()}_{Path(step.out).name}"
+            Image.open(step.out).convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(target, optimize=True)
+    captures = [path for path in paths if path.name.startswith("secondary_capture")]
+    shots = dict(zip(steps, found["shots"], strict=False))
+    return Shown(
+        case, shots, found["faults"], place_of(case)[1] if case.result.study.volume.axes == "DHW" else 0, captures
+    )
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """An archive for the studies of this file alone."""
+    reason = ohif.missing()
+    if reason:
+        if os.environ.get("MEDXAI_REQUIRE_TOOLS") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("archive")
+    (folder / "database").mkdir()
+    with orthanc(folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["CT", "MR"])
+def volume_study(request: pytest.FixtureRequest, server: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    """A CT and an MR study with map, segmentation, report and pictures open."""
+    case = mr_case() if request.param == "MR" else build.ct_case(oblique=True, shape=SHAPE, spacing=SPACING)
+    world, _ = place_of(case)
+    steps = {
+        "parametric_map": Step("PMAP", "", world),
+        "segmentation": Step("SEG", "", world, answers=("Yes",)),
+        "structured_report": Step("SR ", "", world),
+        "secondary_capture": Step("S:9300", "", world),
+    }
+    return show(case, steps, tmp_path_factory.mktemp(request.param), server)
+
+
+@pytest.fixture(scope="module")
+def ultrasound(server: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    """An ultrasound still with report and picture open."""
+    case = build.us_case(cine=False)
+    values = case.result.explanations[0].map
+    row, column = (int(v) for v in np.unravel_index(int(values.argmax()), values.shape))
+    steps = {
+        "structured_report": Step("SR ", "", pixel=(column, row)),
+        "secondary_capture": Step("S:9300", "", index=0),
+    }
+    return show(case, steps, tmp_path_factory.mktemp("US"), server)
+
+
+def picture(shot: dict[str, Any]) -> tuple[Picture, Point]:
+    """Pixels of the viewport and where the place is expected in them."""
+    canvas = shot["canvas"]
+    left, top = round(canvas["x"]), round(canvas["y"])
+    pixels = np.asarray(Image.open(shot["out"]).convert("RGB"), np.int16)
+    pixels = pixels[top : top + round(canvas["height"]), left : left + round(canvas["width"])]
+    x, y = shot["place"] or (np.nan, np.nan)
+    return pixels, (x - left, y - top)
+
+
+def red(pixels: Picture) -> Point:
+    """Middle of what is hottest in OHIF's colours of a Parametric Map."""
+    rows, columns = np.nonzero(pixels[..., 0] - pixels[..., 1:].max(-1) > 80)
+    return float(columns.mean()), float(rows.mean())
+
+
+def orange(pixels: Picture) -> Point:
+    """Middle of the extent of the bands in our colours; the viewer's own are blue."""
+    rows, columns = np.nonzero(pixels[..., 0] - pixels[..., 2] > 70)
+    return (float(columns.min()) + float(columns.max())) / 2, (float(rows.min()) + float(rows.max())) / 2
+
+
+def outlined(pixels: Picture) -> Point:
+    """Middle of yellow outlines, from their left and upper ends: what is written beside them lies to the right."""
+    rows, columns = np.nonzero((pixels[..., 0] > 190) & (pixels[..., 1] > 190) & (pixels[..., 2] < 90))
+    assert len(rows) > 30, "nothing is outlined"
+    return float(columns[rows <= rows.min() + 1].mean()), float(rows[columns <= columns.min() + 1].mean())
+
+
+def check(shown: Shown, name: str, find: Callable[[Picture], Point]) -> None:
+    """The evidence lies at the place, on a slice that holds it."""
+    shot = shown.shots[name]
+    assert shot is not None, shown.faults
+    pixels, (x, y) = picture(shot)
+    found = find(pixels)
+    assert np.hypot(found[0] - x, found[1] - y) < NEAR * pixels.shape[1], (found, (x, y))
+
+
+def on_slice(shot: dict[str, Any], case: Case) -> bool:
+    """Whether the viewport's plane passes through the peak, within half a slice."""
+    world, _ = place_of(case)
+    normal = np.array(shot["normal"]) / np.linalg.norm(shot["normal"])
+    away = abs(float((np.array(world) - np.array(shot["focal"])) @ normal))
+    return away < 0.5 * SPACING[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "find"), [("parametric_map", red), ("segmentation", orange), ("structured_report", outlined)]
+)
+def test_volumes(volume_study: Shown, name: str, find: Callable[[Picture], Point]) -> None:
+    check(volume_study, name, find)
+    shot = volume_study.shots[name]
+    assert shot is not None
+    assert shot["slices"] == SHAPE[0]
+    assert on_slice(shot, volume_study.case)
+
+
+def test_nothing_is_shown_elsewhere(volume_study: Shown) -> None:
+    """The page had no error, and every object was found in the list."""
+    assert volume_study.faults == []
+    assert all(shot is not None for shot in volume_study.shots.values())
+
+
+def check_capture(shown: Shown, name: str = "secondary_capture") -> None:
+    """The picture in the viewer is the picture of that slice."""
+    shot = shown.shots[name]
+    assert shot is not None, shown.faults
+    pixels, _ = picture(shot)
+    stored = {path: dcmread(path).pixel_array for path in shown.captures}
+    # Compared small and grey, so that neither the viewer's enlargement nor its text matters.
+    height = pixels.shape[0]
+    scores = []
+    for path, array in stored.items():
+        scale = min(height / array.shape[0], pixels.shape[1] / array.shape[1])
+        size = (round(array.shape[1] * scale), round(array.shape[0] * scale))
+        grown = np.asarray(Image.fromarray(array).resize(size), np.int16)
+        top, left = (height - size[1]) // 2, (pixels.shape[1] - size[0]) // 2
+        seen = pixels[top : top + size[1], left : left + size[0]]
+        part = np.abs(seen - grown[: seen.shape[0], : seen.shape[1]])
+        scores.append((float(np.median(part)), float((part.max(-1) > 60).mean()), path))
+    best = min(scores, key=lambda item: (item[1], item[0]))
+    assert best[1] < 0.05, [score[:2] for score in scores]
+    if len(stored) > 1:
+        assert shown.captures.index(best[2]) == shown.slice
+
+
+def test_pictures_of_volumes(volume_study: Shown) -> None:
+    check_capture(volume_study)
+
+
+def test_ultrasound(ultrasound: Shown) -> None:
+    assert ultrasound.faults == []
+    check(ultrasound, "structured_report", outlined)
+    check_capture(ultrasound)
+
+
+def test_the_check_would_notice(volume_study: Shown) -> None:
+    """Evidence mirrored in the picture, or on the mirrored slice, fails."""
+    shot = volume_study.shots["parametric_map"]
+    assert shot is not None
+    pixels, (x, y) = picture(shot)
+    found = red(np.ascontiguousarray(pixels[:, ::-1]))
+    assert np.hypot(found[0] - x, found[1] - y) > NEAR * pixels.shape[1]
+    moved = shot | {"focal": [v + 3 * SPACING[0] * n for v, n in zip(shot["focal"], shot["normal"], strict=True)]}
+    assert not on_slice(moved, volume_study.case)
