@@ -85,6 +85,10 @@ def build(
         contributing_equipment=equipment(result),
         series_description=ascii_text(f"Key slices of explanations: {NOTICE}", 64),
     )
+    for item in dataset.ContentSequence:
+        if item.ValueType in ("IMAGE", "COMPOSITE"):
+            # The library names its references; the template does not (TID 2010, rows 8 to 10).
+            del item.ConceptNameCodeSequence
     when = moment(result)
     dataset.ContentDate, dataset.ContentTime = when.strftime("%Y%m%d"), when.strftime("%H%M%S")
     state_body_part(dataset, result, next(iter(slices.values())))

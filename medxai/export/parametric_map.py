@@ -71,10 +71,12 @@ def build(
         intercept=0.0,
         quantity_definition=concept(explanation.method),
     )
-    pixels = np.ascontiguousarray(np.clip(explanation.normalised(), 0.0, 1.0), dtype=np.float32)
+    values = explanation.normalised()
+    # Maps are large: none is kept beside the one that becomes the pixels.
+    pixels = np.clip(values, 0.0, 1.0, out=None if values is explanation.map else values)
     dataset = ParametricMap(
         source_images=sources,
-        pixel_array=pixels,
+        pixel_array=np.ascontiguousarray(pixels, dtype=np.float32),
         series_instance_uid=uid_of(result, ROLE, explanation, "series"),
         series_number=series_number,
         sop_instance_uid=uid_of(result, ROLE, explanation),
@@ -94,6 +96,7 @@ def build(
         **device(result),
         **dates(result),
     )
+    del values, pixels
     finish(dataset, result, explanation, sources[0])
     restore_frame_numbers(dataset, result.study.volume)
     anatomy = frame_anatomy(result, sources[0])
@@ -120,8 +123,8 @@ def _ascend(dataset: Dataset) -> None:
         float(np.dot([float(v) for v in item.PlanePositionSequence[0].ImagePositionPatient], normal)) for item in items
     ]
     order = np.argsort(heights, kind="stable")
-    frames = np.frombuffer(dataset.FloatPixelData, dtype="<f4").reshape(len(items), -1)
-    dataset.FloatPixelData = np.ascontiguousarray(frames[order]).tobytes()
+    frames, size = memoryview(dataset.FloatPixelData), len(dataset.FloatPixelData) // len(items)
+    dataset.FloatPixelData = b"".join(frames[index * size : (index + 1) * size] for index in order)
     items = [items[index] for index in order]
     for number, item in enumerate(items):
         item.FrameContentSequence[0].DimensionIndexValues = [number + 1]

@@ -83,10 +83,11 @@ def band_masks(values: npt.NDArray[np.float32], bands: tuple[float, ...], labelm
     limits = np.asarray(bands, dtype=np.float32)
     if labelmap:
         return np.searchsorted(limits, values, side="right").astype(np.uint8)
-    masks = np.empty((*values.shape, len(bands)), dtype=np.uint8)
+    # One after the other in memory: each is written, and read frame by frame, as a whole.
+    masks = np.empty((len(bands), *values.shape), dtype=np.uint8)
     for index, limit in enumerate(limits):
-        np.greater_equal(values, limit, out=masks[..., index], casting="unsafe")
-    return masks
+        np.greater_equal(values, limit, out=masks[index], casting="unsafe")
+    return np.moveaxis(masks, 0, -1)
 
 
 def band_colour(low: float) -> tuple[int, int, int]:
