@@ -83,6 +83,10 @@ def run(
     explain_class: Annotated[str | None, typer.Option("--class", help="Class to explain [the decided one].")] = None,
     modality: Annotated[str | None, typer.Option(help="Modality of NIfTI files, which store none.")] = None,
     force: Annotated[bool, typer.Option(help="Analyse although the body part differs.")] = False,
+    straighten: Annotated[
+        float | None,
+        typer.Option(metavar="MM", help="Straighten tilted or uneven series whose slices are at most so far apart."),
+    ] = None,
     output_set: Annotated[
         str | None, typer.Option("--set", help="Output set: ohif, slicer, legacy_pacs, research, or a YAML file.")
     ] = None,
@@ -108,6 +112,7 @@ def run(
             "explain_class": explain_class,
             "modality": modality,
             "force": force,
+            **({} if straighten is None else {"geometry": "straighten", "largest_gap_mm": straighten}),
             "device": device,
             "allow": allow,
             "export": {"output_set": output_set}

@@ -193,6 +193,7 @@ def export(session: Session, source: SourceFiles, analysis: Path) -> Manifest:
             for item in explanations
         ),
         outputs=outputs,
+        notes=study.notes,
     )
     write_text(folder / "manifest.json", json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
     return manifest
@@ -218,7 +219,16 @@ def read_manifest(folder: Path, identity: JobIdentity | None = None) -> Manifest
     try:
         data = json.loads(path.read_text())
         outputs = tuple(OutputFile(**item) for item in data.pop("outputs"))
-        manifest = Manifest(**(data | {"explanations": tuple(data["explanations"]), "outputs": outputs}))
+        manifest = Manifest(
+            **(
+                data
+                | {
+                    "explanations": tuple(data["explanations"]),
+                    "outputs": outputs,
+                    "notes": tuple(data.get("notes", ())),
+                }
+            )
+        )
         good = all(sha256_file(folder / item.path) == item.sha256 for item in outputs)
     except (OSError, ValueError, KeyError, TypeError):
         return None

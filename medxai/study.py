@@ -301,3 +301,4 @@ class Manifest:
     decided: str
     explanations: tuple[Mapping[str, Any], ...]
     outputs: tuple[OutputFile, ...]
+    notes: tuple[str, ...] = ()

@@ -82,6 +82,9 @@ def source_header(header: Dataset) -> Dataset:
     for keyword in TYPE_2:
         if keyword not in clean or clean.get(keyword) is None:
             setattr(clean, keyword, "")
+    if clean.get("PatientIdentityRemoved") == "YES" and not clean.get("DeidentificationMethod"):
+        # Required then (PS3.3 C.7.1.1), and an error in every object that copies the module.
+        clean.DeidentificationMethod = "not stated by the source"
     if clean.PatientSex not in ("M", "F", "O"):
         clean.PatientSex = ""
     sets = clean.get("SpecificCharacterSet")
