@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,23 +24,29 @@ outbox_app = typer.Typer(
 
 _EXAMPLE = """
 \b
-CONFIG is the YAML of a batch with a section `listen`:
+CONFIG is the YAML of a batch with a section listen:
   output: /data/medxai
   bundle: chest_ct
   listen:
-    aet: MEDXAI            # our title
+    aet: MEDXAI                    # our title
     port: 11112
-    host: 127.0.0.1        # the address to listen on; name an interface to open it
-    calling: [CT1, PACS@10.0.0.5]  # who may send, all others are rejected
-    quiet_seconds: 30      # a study is complete when nothing of it came for so long
+    host: 127.0.0.1                # name an interface to open it
+    calling: [CT1, PACS@10.0.0.5]  # all others are rejected
+    quiet_seconds: 30              # then a study is complete
     object_bytes: 2147483648
     study_bytes: 17179869184
-    free_bytes: 2147483648 # space that stays free on the disk
+    free_bytes: 2147483648         # stay free on the disk
     objects_per_second: 1000
     associations: 10
     tls: {certificate: me.pem, key: me.key, client_ca: callers.pem}
-  destinations:            # where results go, each object once
-    - {name: pacs, kind: dicomweb, url: https://pacs.hospital/dicom-web, token_env: PACS_TOKEN, tls: {ca: ca.pem}}
+  destinations:                    # each object once
+    - name: pacs
+      kind: dicomweb
+      url: https://pacs.hospital/dicom-web
+      token_env: PACS_TOKEN        # environment variable
+      tls: {ca: ca.pem}
+\b
+docs/transport.md says how it works and what to do when it does not.
 """
 
 
@@ -86,7 +93,7 @@ def listen(
         _until_signal(listener, session)
 
 
-listen.__doc__ = f"{listen.__doc__}\n{_EXAMPLE}"
+listen.__doc__ = f"{cleandoc(listen.__doc__ or '')}\n{_EXAMPLE}"
 
 
 def _until_signal(listener: Listener, session: Session) -> None:

@@ -185,8 +185,7 @@ class Listener:
         for row in self._spool.records.rows(("done",)):
             if time.time() - row.touched < self._listen.keep_hours * 3600:
                 continue
-            if self._spool.records.remove(row.study_key, row.generation):
-                self._spool.remove(row.study_key)
+            self._spool.remove(row.study_key, row.generation)
 
     def _analyse(self) -> None:
         while not self._stop.is_set():

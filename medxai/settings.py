@@ -298,7 +298,10 @@ def make_settings(values: dict[str, Any], where: str | None = None) -> RunSettin
         return RunSettings.model_validate(values)
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()
+            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+            if fault["loc"]
+            else fault["msg"].removeprefix("Value error, ")
+            for fault in error.errors()
         )
         raise SettingsError(faults, study=where) from error
 

@@ -29,6 +29,10 @@ from medxai.transport.work_item import (
 
 logger = logging.getLogger(__name__)
 
+_OPEN = ("intended", "claimed", "fetched")
+#: Steps held at the same time; others stay for other performers.
+_AT_A_TIME = 4
+
 
 class WorkItemLoop:
     """One look after the other at a node's work items.
@@ -58,11 +62,12 @@ class WorkItemLoop:
         Nothing is raised: what fails for now is tried in the next turn, what fails for good cancels its step.
         """
         try:
-            for step in self._node.scheduled(self._settings.label):
+            held = len(self._items.rows(self._source.name, _OPEN))
+            for step in self._node.scheduled(self._settings.label)[: max(0, _AT_A_TIME - held)]:
                 self._intend(str(step.SOPInstanceUID))
         except MedxaiError as error:
             logger.warning("work items: %s", error.reason)
-        for row in self._items.rows(self._source.name, ("intended", "claimed", "fetched")):
+        for row in self._items.rows(self._source.name, _OPEN):
             try:
                 self._advance(row)
             except HeldByOthersError:

@@ -183,13 +183,22 @@ class Outbox:
         with Session(self.engine) as session, session.begin():
             self._set(session, [row.id], state="refused", reason=reason, owner="", attempts=row.attempts + 1)
 
-    def release(self) -> None:
-        """At an orderly end: give back what this process has claimed; the end of its transfers is not known."""
+    def release(self, rows: Sequence[OutboxRow] | None = None, next_try: float = 0.0) -> None:
+        """Give back what this process has claimed and not settled; the end of its transfers is not known.
+
+        Args:
+            rows: only these; all by default, at an orderly end.
+            next_try: when they are due, in seconds since 1970.
+        """
+        mine = [Delivery.state == "sending", Delivery.owner == self.owner]
+        if rows is not None:
+            mine.append(Delivery.id.in_([row.id for row in rows]))
         with Session(self.engine) as session, session.begin():
             session.execute(
                 update(Delivery)
-                .where(Delivery.state == "sending", Delivery.owner == self.owner)
-                .values(state="uncertain", owner="", updated_at=now())
+                .where(*mine)
+                .values(state="uncertain", owner="", next_try=next_try, updated_at=now())
+                .execution_options(synchronize_session=False)
             )
 
     def retry(self, destination: str | None = None) -> int:

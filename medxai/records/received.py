@@ -76,8 +76,8 @@ class ReceivedStudies:
         return self._update(study_key, ("gathering", "refused", "done"), state="queued", reason="", **counts)
 
     def gather(self, study_key: str) -> None:
-        """A refused study is fetched again as a whole: it gathers anew."""
-        self._update(study_key, ("refused",), state="gathering", reason="")
+        """A study that is known is fetched again as a whole: it gathers anew."""
+        self._update(study_key, ("refused", "done"), state="gathering", reason="", touched=time.time())
 
     def begin(self) -> ReceivedRow | None:
         """Take the oldest queued study."""

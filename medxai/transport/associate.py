@@ -39,6 +39,21 @@ def library() -> Any:
     return pynetdicom
 
 
+def make_entity(title: str) -> Any:
+    """Return our application entity under a title.
+
+    Raises:
+        MedxaiError: pynetdicom is not installed.
+    """
+    from medxai.export.provenance import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+    entity = library().AE(ae_title=title)
+    entity.maximum_pdu_size = PDU_BYTES
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    return entity
+
+
 @contextmanager
 def association(
     node: Destination,
@@ -62,10 +77,9 @@ def association(
         RetryableError: the node does not answer.
         SettingsError: the certificates cannot be used.
     """
-    entity = library().AE(ae_title=node.calling_aet)
+    entity = make_entity(node.calling_aet)
     entity.acse_timeout = entity.connection_timeout = node.connect_seconds
     entity.dimse_timeout = entity.network_timeout = node.response_seconds
-    entity.maximum_pdu_size = PDU_BYTES
     for abstract, syntaxes in contexts:
         entity.add_requested_context(abstract, list(syntaxes))
     aet, port = node.aet, node.port

@@ -70,11 +70,15 @@ def deliver(
     rows = outbox.take(destination.name, job_id=job_id)
     outcome = Outcome()
     silence: MedxaiError | None = None
-    for _, group in groupby(rows, key=lambda row: row.job_id):
-        if silence is None:
-            silence = _deliver_job(outbox, destination, root, list(group), outcome, retry, stop)
-        else:  # one study was enough to see that nobody answers
-            _put_back(outbox, destination, list(group), silence, outcome, retry)
+    try:
+        for _, group in groupby(rows, key=lambda row: row.job_id):
+            if silence is None:
+                silence = _deliver_job(outbox, destination, root, list(group), outcome, retry, stop)
+            else:  # one study was enough to see that nobody answers
+                _put_back(outbox, destination, list(group), silence, outcome, retry)
+    except Exception:  # a full disk, a database that is locked: what was not settled is asked for next time
+        outbox.release(rows, time.time() + retry.first)
+        raise
     if outcome.sent or outcome.found:
         outbox.hurry(destination.name)
     return outcome

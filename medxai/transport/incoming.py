@@ -88,15 +88,14 @@ def file_head(sop_class: str, sop_uid: str, syntax: str) -> bytes:
     from pydicom.filewriter import write_file_meta_info
     from pydicom.uid import UID
 
-    from medxai import __version__
-    from medxai.identity import derive_uid
+    from medxai.export.provenance import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
     meta: Any = FileMetaDataset()
     meta.MediaStorageSOPClassUID = UID(sop_class)
     meta.MediaStorageSOPInstanceUID = UID(sop_uid)
     meta.TransferSyntaxUID = UID(syntax)
-    meta.ImplementationClassUID = UID(derive_uid("implementation"))
-    meta.ImplementationVersionName = f"MEDXAI_{__version__}"[:16]
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     buffer = io.BytesIO()
     buffer.write(bytes(128) + b"DICM")
     write_file_meta_info(buffer, meta, enforce_standard=True)

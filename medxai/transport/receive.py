@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medxai.errors import MedxaiError
 from medxai.settings_network import Listen
-from medxai.transport.associate import PDU_BYTES, library
+from medxai.transport.associate import library, make_entity
 from medxai.transport.failures import missing
 from medxai.transport.incoming import Incoming, NotUnderstoodError, file_head, identify
 from medxai.transport.rate import Rate
@@ -91,11 +91,10 @@ class Receiver:
             raise missing("pynetdicom") from None
         evt = pynetdicom.evt
         listen = self._listen
-        entity = pynetdicom.AE(ae_title=listen.aet)
+        entity = make_entity(listen.aet)
         entity.require_calling_aet = list(listen.titles)
         entity.require_called_aet = True
         entity.maximum_associations = listen.associations
-        entity.maximum_pdu_size = PDU_BYTES
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = listen.idle_seconds
         for context in pynetdicom.AllStoragePresentationContexts:
             entity.add_supported_context(context.abstract_syntax, list(SYNTAXES))

@@ -5,12 +5,14 @@ The files are the record of what has arrived: one is there, whole and synchronis
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -78,6 +80,7 @@ class Spool:
         self._note_seconds = note_seconds
         self._lock = threading.Lock()
         self._studies: dict[str, _Study] = {}
+        self._writing: Counter[str] = Counter()
         root.mkdir(parents=True, exist_ok=True)
 
     def folder(self, key: str) -> Path:
@@ -103,7 +106,17 @@ class Spool:
             SpoolFullError: it does not fit.
             OSError: the disk failed.
         """
-        key, name = study_key(study_uid), object_name(sop_uid)
+        key = study_key(study_uid)
+        with self._lock:
+            self._writing[key] += 1
+        try:
+            self._store(key, object_name(sop_uid), parts)
+        finally:
+            with self._lock:
+                self._writing[key] -= 1
+        return key
+
+    def _store(self, key: str, name: str, parts: Sequence[bytes | memoryview]) -> None:
         size = sum(len(part) for part in parts)
         target = self.folder(key) / name
         with self._lock:
@@ -126,7 +139,6 @@ class Spool:
                 study.noted = study.arrived
         if due:
             self.records.arrived(key, count, total)
-        return key
 
     def refuse(self, study_uid: str, sop_uid: str, reason: str) -> None:
         """An object of a study cannot be taken: the study is put aside, since it will never be whole.
@@ -179,6 +191,8 @@ class Spool:
     def recover(self) -> int:
         """After a stop: find what is there, remove half-written files; returns the number of studies found."""
         self.records.recover()
+        for left in self.root.glob(".gone-*"):
+            shutil.rmtree(left, ignore_errors=True)
         found = 0
         for folder in sorted(path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")):
             for left in folder.glob(".*"):
@@ -196,11 +210,18 @@ class Spool:
                 self.records.arrived(folder.name, count, total)
         return found
 
-    def remove(self, key: str) -> None:
-        """Delete a study's objects."""
-        with self._lock:
+    def remove(self, key: str, generation: int) -> bool:
+        """Delete a study that is done; False when something of it has arrived or is arriving."""
+        gone = self.root / f".gone-{key}-{secrets.token_hex(4)}"
+        with self._lock:  # nothing is written to the folder from here to its renaming
+            if self._writing[key] or not self.records.remove(key, generation):
+                return False
             self._studies.pop(key, None)
-            shutil.rmtree(self.folder(key), ignore_errors=True)
+            self._writing.pop(key, None)
+            with contextlib.suppress(FileNotFoundError):
+                self.folder(key).rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        return True
 
     @contextmanager
     def exclusive(self) -> Iterator[bool]:

@@ -8,7 +8,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import breast, chest, engine, gate, growth, ingest, objects, peers, prepared, quantus, studies, trust
+from tests.bench import (
+    breast,
+    chest,
+    engine,
+    gate,
+    growth,
+    ingest,
+    objects,
+    peers,
+    prepared,
+    quantus,
+    studies,
+    transport,
+    trust,
+)
 from tests.bench.entry import Entry, load, save
 
 DOCS = Path("docs")
@@ -50,6 +64,8 @@ SUITES: dict[tuple[str, ...], Callable[[], list[Entry]]] = {
     ("cli_import_seconds",): engine.cli_import,
     ("study_28x512_seconds",): studies.small_study,
     ("study_120x512_seconds", "study_120x512_peak_gib"): studies.large_study,
+    ("receive_studies_per_minute", "receive_objects_lost"): transport.receive,
+    ("scan_to_pacs_seconds",): transport.scan_to_pacs,
     ("breast_us_balanced_accuracy",): breast.balanced,
     ("breast_us_mass_lift",): breast.localisation,
     ("chest_ct_lopo_auroc",): chest.leave_one_out,

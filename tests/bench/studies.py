@@ -38,14 +38,15 @@ print(json.dumps(marks))
 """
 
 
-def _series(folder: Path, slices: int) -> None:
-    """A phantom chest of 512x512 in-plane, as a DICOM series."""
+def write_series(folder: Path, slices: int, seed: int = 0) -> None:
+    """A phantom chest of 512x512 in-plane, as a DICOM series; other seeds give other identifiers."""
     from sample_cases.phantom import phantom
     from tests.export.build import affine_of, ct_series, save_sources
 
     spacing = (300 / slices, 0.7, 0.7)
     pixels = phantom(7, (slices, 512, 512), spacing, 1).hu
-    datasets = ct_series(affine_of(pixels.shape, spacing, oblique=False), pixels, f"bench{slices}")
+    name = f"bench{slices}" + (f"-{seed}" if seed else "")
+    datasets = ct_series(affine_of(pixels.shape, spacing, oblique=False), pixels, name)
     for dataset in datasets:
         dataset.BodyPartExamined = "CHEST"
     save_sources(datasets, folder)
@@ -59,7 +60,7 @@ def study_seconds(slices: int, runs: int) -> tuple[list[dict[str, float]], str]:
     marks = []
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        _series(root / "in", slices)
+        write_series(root / "in", slices)
         for run in range(runs):
             command = [sys.executable, "-c", _CHILD, str(root / "in"), str(root / f"out{run}"), bundle]
             done = subprocess.run(command, capture_output=True, text=True, check=True)

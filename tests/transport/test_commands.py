@@ -41,10 +41,14 @@ def test_help(name: str, capfd: pytest.CaptureFixture[str]) -> None:
 def test_settings_without_the_section(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One line that names the way out."""
     path = tmp_path / "c.yaml"
-    path.write_text(yaml.safe_dump({"output": str(tmp_path / "out"), "bundle": "phantom_ct"}))
+    values = {"output": str(tmp_path / "out"), "bundle": "phantom_ct"}
+    path.write_text(yaml.safe_dump({**values, "inputs": []}))
     done = command(capfd, "listen", path)
     assert done.code == 2
     assert "has no section listen; see `medxai listen --help`" in done.err
+    path.write_text(yaml.safe_dump(values))
+    done = command(capfd, "listen", path)
+    assert done.err == f"error: {path}: inputs names the studies of a batch; only the listener needs none\n"
 
 
 @pytest.mark.pacs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pydicom import dcmread
 
 from medxai.identity import sha256_file
 from medxai.records.database import open_database, sqlite_url
-from medxai.records.outbox import Item, Outbox
+from medxai.records.outbox import Item, Outbox, OutboxRow
 from medxai.records.worklist import JobIdentity, Worklist
 from medxai.settings import Destination
 from medxai.transport.deliver import Outcome, Retry, deliver
@@ -256,3 +257,25 @@ def test_a_dead_web_service_leaves_no_doubt(tmp_path: Path) -> None:
     where = Destination(name="web", kind="dicomweb", url=f"http://127.0.0.1:{free_port()}/x", connect_seconds=2)
     assert len(desk.deliver(where).failures) == 5
     assert desk.states() == ["waiting"] * 5
+
+
+def test_a_failure_of_our_own_leaves_nothing_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database fails in the middle: what was not settled comes back as doubtful, in the same process."""
+    desk = Desk(tmp_path, 412, ("s",))
+    real, calls = desk.outbox.sent, []
+
+    def sent(row: OutboxRow) -> None:
+        calls.append(row)
+        if len(calls) == 2:
+            raise sqlite3.OperationalError("database is locked")
+        real(row)
+
+    monkeypatch.setattr(desk.outbox, "sent", sent)
+    with choosy({}) as (where, seen):
+        with pytest.raises(sqlite3.OperationalError):
+            desk.deliver(where)
+        assert desk.states() == ["sent", *["uncertain"] * 4]
+        time.sleep(0.3)
+        desk.deliver(where)
+        assert desk.states() == ["sent"] * 5
+    assert seen == [*desk.uids[:2], *desk.uids[1:]]  # this node cannot be asked: one comes again under its UID

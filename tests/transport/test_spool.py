@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,8 +62,36 @@ def test_an_object_that_comes_late_makes_it_gather_again(spool: Spool) -> None:
     assert spool.records.end(ONE, row.generation, [7, 8])
     assert (spool.records.rows()[0].state, spool.records.rows()[0].jobs) == ("done", (7, 8))
     spool.store("1.2.1", "1.2.1.4", (b"four",))
-    assert not spool.records.remove(ONE, row.generation)
+    assert not spool.remove(ONE, row.generation)
     assert spool.records.rows()[0].state == "gathering"
+    assert len(list(spool.folder(ONE).iterdir())) == 4
+
+
+def test_nothing_is_removed_while_something_is_written(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object arrives at the moment at which its study is to be removed: it stays, since it is acknowledged."""
+    spool.store("1.2.1", "1.2.1.1", (b"one",))
+    spool.complete_quiet(0.0)
+    row = spool.records.begin()
+    assert row is not None
+    assert spool.records.end(ONE, row.generation, [])
+    real, removed = spool._write, []
+
+    def write(*arguments: Any) -> None:
+        real(*arguments)
+        removed.append(spool.remove(ONE, row.generation))
+
+    monkeypatch.setattr(spool, "_write", write)
+    spool.store("1.2.1", "1.2.1.2", (b"two",))
+    assert removed == [False]
+    assert len(list(spool.folder(ONE).iterdir())) == 2
+    assert spool.records.rows()[0].state == "gathering"
+    spool.complete_quiet(0.0)
+    row = spool.records.begin()
+    assert row is not None
+    assert spool.records.end(ONE, row.generation, [])
+    assert spool.remove(ONE, row.generation)
+    assert not spool.folder(ONE).exists()
+    assert spool.records.rows() == []
 
 
 def test_what_another_process_finds(spool: Spool) -> None:
