@@ -201,7 +201,7 @@ class Explanation:
         Scope ``sample`` of Draelos and Carin and others: never per slice. An all-zero map stays zero.
         """
         top = float(self.map.max(initial=0.0))
-        return self.map if top <= 0 else (self.map / np.float32(top)).astype(np.float32)
+        return self.map if top <= 0 else (self.map / np.float32(top)).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)

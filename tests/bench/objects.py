@@ -47,7 +47,9 @@ elif kind == 'fractional':
     from medxai.export import fractional_segmentation as exporter
 else:
     from medxai.export import parametric_map as exporter
-import highdicom.seg, highdicom.pm, pydicom.sr.codedict  # loading is no part of writing
+# Loading libraries and their tables is no part of writing.
+small = build.ct_case().result
+exporter.build(small, small.explanations[0], placed_sources(small), ExportOptions(), 1).save_as(folder / 'small.dcm')
 before = resident('VmRSS:')
 values = np.zeros(shape, np.float32)
 for centre, width in (((120, 230, 205), (40, 60, 50)), ((200, 330, 300), (25, 35, 45))):
