@@ -13,7 +13,7 @@ from prefect.states import Failed
 from prefect.tasks import Task, exponential_backoff
 from prefect.transactions import get_transaction
 
-from medxai import pipeline
+from medxai import delivery, pipeline
 from medxai.errors import MedxaiError
 from medxai.identity import sha256_json
 from medxai.records.worklist import JobIdentity
@@ -141,7 +141,7 @@ def export_study(work: dict[str, Any], analysed: Any) -> dict[str, Any] | State[
     try:
         with pipeline.quarantine_on_error(session, source, work["job_id"], "export"):
             manifest = pipeline.export(session, source, Path(analysed["path"]))
-            pipeline.record_export(session, source, work["job_id"], manifest)
+            delivery.record_export(session, source, work["job_id"], manifest)
     except MedxaiError as error:
         return failed(error)
     return {"folder": str(session.folder(source.key)), "decided": manifest.decided}
@@ -165,7 +165,7 @@ def send_study(work: dict[str, Any], exported: Any) -> dict[str, Any] | State[An
     if manifest is None:
         return failed(MedxaiError("the outputs changed between export and delivery; run again", study=source.key))
     try:
-        sent = pipeline.deliver(session, source, work["job_id"], manifest)
+        sent = delivery.deliver(session, source, work["job_id"], manifest)
     except MedxaiError as error:
         return failed(error)
     pipeline.complete(session, work["job_id"])

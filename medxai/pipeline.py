@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from medxai import __version__
+from medxai.delivery import deliver, record_export
 from medxai.errors import MedxaiError
 from medxai.files import write_text
 from medxai.identity import sha256_file, sha256_files
 from medxai.ingest.discover import Discovery, Rejected, discover
 from medxai.ingest.read import read_study
-from medxai.records.outbox import Item
 from medxai.records.worklist import JobIdentity, JobRow
 from medxai.session import Session
 from medxai.settings import RunSettings
@@ -248,51 +248,6 @@ def created(study: Study) -> str:
                 digits = digits if digits.isdigit() else "000000"
                 return f"{day[:4]}-{day[4:6]}-{day[6:]}T{digits[:2]}:{digits[2:4]}:{digits[4:]}"
     return "1970-01-01T00:00:00"
-
-
-def record_export(session: Session, source: SourceFiles, job_id: int, manifest: Manifest) -> None:
-    """Mark a job as exported and put its objects into the outbox, in one transaction."""
-    folder = session.folder(source.key)
-    session.outbox.exported(job_id, str(folder), outbox_items(session, source, manifest))
-
-
-def outbox_items(session: Session, source: SourceFiles, manifest: Manifest) -> list[Item]:
-    """What of a study has to arrive where."""
-    from medxai.export.sets import objects_for
-    from medxai.ingest.dicom_file import read_header
-
-    if not session.settings.destinations:
-        return []
-    uids = {
-        item.path: str(read_header(session.folder(source.key) / item.path).SOPInstanceUID)
-        for item in manifest.outputs
-        if item.path.endswith(".dcm")
-    }
-    return [
-        Item(uids[item.path], f"{source.key}/{item.path}", item.sha256, destination.name)
-        for destination in session.settings.destinations
-        for item in objects_for(destination.output_set, manifest.outputs)
-        if item.path in uids
-    ]
-
-
-def deliver(session: Session, source: SourceFiles, job_id: int, manifest: Manifest) -> int:
-    """Send what of a study is in the outbox, due or not; returns the number of objects sent now.
-
-    Raises:
-        DeliveryError: a destination refused or did not answer.
-    """
-    from medxai.transport.deliver import deliver as send_due
-
-    settings = session.settings
-    session.outbox.announce(job_id, outbox_items(session, source, manifest))
-    outcomes = [
-        send_due(session.outbox, destination, settings.output, job_id=job_id) for destination in settings.destinations
-    ]
-    for outcome in outcomes:
-        for _, error in outcome.failures:
-            raise error.about(source.key)
-    return sum(outcome.sent for outcome in outcomes)
 
 
 @contextmanager

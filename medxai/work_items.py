@@ -21,7 +21,6 @@ from medxai.transport.work_item import (
     Input,
     canceled,
     inputs,
-    moment,
     open_node,
     performed,
     progress,
@@ -143,9 +142,9 @@ class WorkItemLoop:
                 each = (str(header.SOPClassUID), line.sop_instance_uid)
                 if each not in outputs.setdefault(place, []):
                     outputs[place].append(each)
-        aet = next((node.aet for node in self._session.settings.destinations if node.aet), self._source.aet)
         uid, transaction = row.sop_instance_uid, row.transaction_uid
-        self._node.update(uid, transaction, performed(moment(), outputs, aet or "UNKNOWN"))
+        holder = next(iter(self._session.settings.destinations), self._source)
+        self._node.update(uid, transaction, performed(row.since, outputs, holder))
         self._node.change_state(uid, transaction, "COMPLETED")
         self._items.set(uid, row.source, state="completed")
         logger.info("work item completed: %s", ", ".join(job.study_key for job in done))

@@ -119,6 +119,5 @@ class WorkItem(Base):
     state: Mapped[str] = mapped_column(String(16), default="intended")
     #: Pseudonyms of its studies, separated by spaces.
     study_key: Mapped[str] = mapped_column(Text, default="")
-    attempts: Mapped[int] = mapped_column(default=0)
     reason: Mapped[str] = mapped_column(Text, default="")
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now, onupdate=now)

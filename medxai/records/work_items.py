@@ -20,8 +20,9 @@ class WorkItemRow:
     transaction_uid: str
     state: str
     study_key: str
-    attempts: int
     reason: str
+    #: Time of the last change, as a DICOM date and time.
+    since: str
 
 
 class WorkItems:
@@ -60,5 +61,11 @@ class WorkItems:
 
 def _row(row: WorkItem) -> WorkItemRow:
     return WorkItemRow(
-        row.sop_instance_uid, row.source, row.transaction_uid, row.state, row.study_key, row.attempts, row.reason
+        row.sop_instance_uid,
+        row.source,
+        row.transaction_uid,
+        row.state,
+        row.study_key,
+        row.reason,
+        row.updated_at.strftime("%Y%m%d%H%M%S+0000"),
     )

@@ -74,6 +74,7 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
             if time.monotonic() > limit:
                 msg = "a PDU took too long"
                 raise OSError(msg)
+        self.socket.settimeout(self.patience)  # of answers, which go out on the same socket
         view.release()
         del data[read:]
         return data

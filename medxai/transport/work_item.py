@@ -87,13 +87,13 @@ def progress(percent: int, words: str = "") -> Dataset:
     return _dataset(ProcedureStepProgressInformationSequence=[item])
 
 
-def performed(started: str, outputs: dict[tuple[str, str], list[tuple[str, str]]], aet: str) -> Dataset:
+def performed(started: str, outputs: dict[tuple[str, str], list[tuple[str, str]]], holder: Destination) -> Dataset:
     """Changes that a step needs before it may be COMPLETED (PS3.4 table CC.2.5-3).
 
     Args:
         started: DICOM date and time.
         outputs: ``(study, series)`` -> ``(SOP class, SOP instance)`` of what was made.
-        aet: where it can be retrieved from.
+        holder: the destination that it can be retrieved from.
     """
     listed = []
     for (study, series), objects in outputs.items():
@@ -101,7 +101,10 @@ def performed(started: str, outputs: dict[tuple[str, str], list[tuple[str, str]]
         item.ReferencedSOPSequence = [
             _dataset(ReferencedSOPClassUID=sop_class, ReferencedSOPInstanceUID=uid) for sop_class, uid in objects
         ]
-        item.DICOMRetrievalSequence = [_dataset(RetrieveAETitle=aet)]
+        if holder.kind == "dicomweb":
+            item.WADORSRetrievalSequence = [_dataset(RetrieveURL=f"{holder.url}/studies/{study}/series/{series}")]
+        else:
+            item.DICOMRetrievalSequence = [_dataset(RetrieveAETitle=holder.query_aet or holder.aet)]
         listed.append(item)
     done = _dataset(
         PerformedStationNameCodeSequence=[_code("MEDXAI", "99MEDXAI", "medxai")],
@@ -131,7 +134,7 @@ def canceled(reason: str) -> Dataset:
 
 def moment() -> str:
     """Now, as a DICOM date and time."""
-    return time.strftime("%Y%m%d%H%M%S")
+    return time.strftime("%Y%m%d%H%M%S+0000", time.gmtime())
 
 
 def _code(value: str, scheme: str, meaning: str) -> Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import random
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 
 from medxai.errors import MedxaiError, SettingsError
 from medxai.identity import sha256_file
@@ -252,6 +253,43 @@ def test_garbage_does_not_stop_the_listener(gate: Start, study: Path) -> None:
     assert len(there.files()) == 14
     for connection in silent:
         connection.close()
+
+
+@pytest.mark.parametrize("kind", ["gigabytes", "commands", "unanswered"])
+def test_an_allowed_caller_that_misbehaves_is_cut_off(kind: str, gate: Start, study: Path) -> None:
+    """A PDU of four gigabytes, a command without end, requests that wait for no answer: aborted, others go on."""
+    there = gate()
+    with calling(there.port) as made:
+        assert made.is_established
+        line = made.dul.socket.socket
+        (context,) = made.accepted_contexts
+        with contextlib.suppress(OSError):
+            if kind == "gigabytes":
+                line.sendall(struct.pack(">BBL", 4, 0, 0xFFFFFFFF) + bytes(1 << 20))
+            elif kind == "commands":
+                part = struct.pack(">LBB", 4002, context.context_id, 1) + bytes(4000)
+                for _ in range(100):
+                    line.sendall(struct.pack(">BBL", 4, 0, len(part)) + part)
+            else:
+                for number in range(60):
+                    send_unasked(made, context.context_id, first(study), number + 1)
+        limit = time.monotonic() + 15
+        while made.is_established and time.monotonic() < limit:
+            time.sleep(0.05)
+        assert not made.is_established
+    assert storescu(there.port, study).returncode == 0
+    assert len(there.files()) == 14
+
+
+def send_unasked(made: Any, context: int, dataset: Dataset, number: int) -> None:
+    """Send a C-STORE request and do not wait."""
+    from pynetdicom.dimse_primitives import C_STORE
+
+    request = C_STORE()
+    request.MessageID, request.Priority = number, 2
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
+    request.DataSet = io.BytesIO(encoded(dataset))
+    made.dimse.send_msg(request, context)
 
 
 def test_a_broken_association_leaves_no_half_object(gate: Start, study: Path) -> None:

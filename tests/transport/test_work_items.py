@@ -91,6 +91,9 @@ def test_from_scheduled_to_completed(
     assert changes.count("IN PROGRESS") == 1
     (done,) = steps.steps[uid].UnifiedProcedureStepPerformedProcedureSequence
     (output,) = done.OutputInformationSequence
+    (place,) = output.WADORSRetrievalSequence
+    assert place.RetrieveURL.startswith(f"{orthanc_server.web_url}/studies/")
+    assert str(done.PerformedProcedureStepStartDateTime) <= str(done.PerformedProcedureStepEndDateTime)
     named = {str(item.ReferencedSOPInstanceUID) for item in output.ReferencedSOPSequence}
     received = orthanc_server.received()
     assert named

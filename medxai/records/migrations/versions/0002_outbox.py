@@ -52,7 +52,6 @@ def upgrade() -> None:
         sa.Column("transaction_uid", sa.String(64), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("study_key", sa.Text(), nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
         sa.UniqueConstraint("sop_instance_uid", "source", name="uq_work_item"),
