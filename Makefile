@@ -17,7 +17,7 @@ export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(BIN)/python -m pip install -q --no-compile
 
-.PHONY: help demo test lint parity bench serve clean lock
+.PHONY: help demo test lint parity viewer bench serve clean lock
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -25,7 +25,7 @@ help: ## list the targets
 demo: $(VENV)/.core ## explain phantom studies end to end and print where the results are
 	$(BIN)/python -m sample_cases.demo
 
-test: $(VENV)/.dev $(VENV)/.apt lint ## lint and run the tests (MEDXAI_DATA=... adds the real images)
+test: $(VENV)/.dev $(VENV)/.apt $(if $(MEDXAI_SLOW),$(VENV)/.browser) lint ## lint and run the tests (MEDXAI_DATA=... adds the real images)
 	$(BIN)/python -m pytest -q $(if $(MEDXAI_SLOW),,-m "not slow")
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts
@@ -36,6 +36,9 @@ lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts
 
 parity: .venv-parity/.ready ## compare with Captum, grad-cam, TorchCAM, MONAI, Zennit and Quantus, in an environment beside .venv
 	MEDXAI_REQUIRE_PEERS=1 .venv-parity/bin/python -m pytest -q tests/parity
+
+viewer: $(VENV)/.dev $(VENV)/.apt $(VENV)/.browser ## open every object in OHIF and write docs/images/viewer_*.png
+	MEDXAI_VIEWER_PICTURES=docs/images $(BIN)/python -m pytest -q tests/viewer
 
 bench: $(VENV)/.dev ## measure and write docs/benchmarks.md and .json (ONLY=name for one entry)
 	$(BIN)/python -m tests.bench $(ONLY)
@@ -84,3 +87,13 @@ $(VENV)/.apt: | $(VENV)/bin/python
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null && touch $@; \
 	else echo "PACS tests will be skipped; to run them: apt-get install $$missing"; fi
+
+# A browser and npm, from which tests/viewer fetches OHIF.
+$(VENV)/.browser: | $(VENV)/bin/python
+	@missing=""; \
+	[ -x /usr/bin/chromium ] || missing="chromium"; \
+	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
+	if [ -z "$$missing" ]; then touch $@; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null && touch $@; \
+	else echo "viewer tests will be skipped; to run them: apt-get install $$missing"; fi

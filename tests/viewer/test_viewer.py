@@ -91,7 +91,8 @@ def show(case: Case, steps: dict[str, Step], work: Path, server: Orthanc) -> Sho
     if folder := os.environ.get("MEDXAI_VIEWER_PICTURES"):
         for step in placed:
             target = Path(folder) / f"viewer_{case.sources[0].Modality.lower()}_{Path(step.out).name}"
-            Image.open(step.out).convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(target, optimize=True)
+            shown = Image.open(step.out).convert("RGB").resize((1050, 675), Image.Resampling.LANCZOS)
+            shown.quantize(160).save(target, optimize=True)
     captures = [path for path in paths if path.name.startswith("secondary_capture")]
     shots = dict(zip(steps, found["shots"], strict=False))
     return Shown(
