@@ -13,7 +13,7 @@ from medxai.settings import Destination
 from medxai.transport.send import send
 from medxai.transport.spool import study_key
 from tests.pacs import Orthanc, free_port, store_scp
-from tests.studies import command, dicom_study, jobs
+from tests.studies import ROOT, command, dicom_study, jobs
 from tests.transport.test_fetch import make_known
 
 FEW = {"formats": ["parametric_map"], "send_withheld": True}
@@ -36,6 +36,36 @@ def test_help(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     if name == "listen":
         for word in ("calling", "quiet_seconds", "client_ca", "token_env"):
             assert word in done.out
+
+
+def test_examples_are_settings() -> None:
+    """What the help and configs/listen.yaml show can be read as it stands."""
+    from medxai.cli_listen import listen
+    from medxai.settings import load_settings, make_settings
+
+    example = load_settings(ROOT / "configs" / "listen.yaml")
+    assert example.listen is not None
+    assert example.listen.host == "127.0.0.1"
+    text = (listen.__doc__ or "").split("section listen:\n")[1].split("\b")[0]
+    shown = make_settings(yaml.safe_load(text))
+    assert shown.listen is not None
+    assert shown.listen.titles == ("CT1", "PACS")
+    assert not shown.listen.allows("PACS", "10.0.0.6")
+    assert shown.node("pacs").token_env == "PACS_TOKEN"  # noqa: S105
+
+
+def test_nodes_are_told_apart_by_name() -> None:
+    """Two of one name, or work items at a node that does not exist, are errors of the settings."""
+    from medxai.errors import SettingsError
+    from medxai.settings import make_settings
+
+    node = {"name": "a", "kind": "dicomweb", "url": "http://127.0.0.1/x"}
+    base = {"output": "o", "bundle": "b", "listen": {"calling": ["A"]}}
+    with pytest.raises(SettingsError, match="two destinations have the same name"):
+        make_settings({**base, "destinations": [node, node]})
+    items = {"calling": ["A"], "work_items": {"source": "ris"}}
+    with pytest.raises(SettingsError, match="no source or destination 'ris'; there are a"):
+        make_settings({**base, "listen": items, "sources": [node]})
 
 
 def test_settings_without_the_section(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
