@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.sequence import Sequence
@@ -29,7 +30,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "conformance_attributes.md
 HEAD = """# Attributes of the written objects
 
 Made by `python -m tests.export.conformance` from objects written for it; a test fails when this page is not what they
-hold. Sources: CT series, enhanced CT, ultrasound still and cine; each twice, from different models, patients and days.
+hold. Sources: CT series, enhanced CT, ultrasound stills in grey and colour, cine; from two models, patients and days.
 
 Presence: **ALWAYS** with a value, **EMPTY** always without one, **VNAP** value not always present, **ANAP** attribute
 not always present. Source: **FIXED** (the value stands beside it), **COPY** of the source image's attribute, **CONFIG**
@@ -43,6 +44,7 @@ _OF_SOURCE = {
     "RescaleIntercept", "RescaleSlope", "RescaleType", "WindowCenter", "WindowWidth", "FrameTime", "PixelSpacing",
     "ImageOrientationPatient", "PixelPaddingValue", "LossyImageCompression", "SliceThickness", "SpacingBetweenSlices",
 }  # fmt: skip
+_NOT_DICOM = ("nifti", "picture", "page")
 #: What settings decide.
 _CONFIGURED = {"SeriesNumber", "ContentQualification"}
 _TITLES = {
@@ -89,6 +91,10 @@ def results() -> Iterator[tuple[Result, list[Dataset]]]:
         yield first, case.sources
         volume = first.study.volume
         headers = tuple(_other_patient(header) for header in volume.source)
+        if volume.axes == "HW":  # the other still is a colour image
+            for header in headers:
+                header.SamplesPerPixel, header.PhotometricInterpretation, header.PlanarConfiguration = 3, "RGB", 0
+            volume = replace(volume, pixels=np.repeat(volume.pixels, 3, axis=0))
         frame = volume.frame_of_reference and volume.frame_of_reference + ".1"
         volume = replace(volume, source=headers, body_part="KNEE", frame_of_reference=frame)
         study = replace(first.study, input_sha256="9" * 64, volume=volume)
@@ -128,7 +134,8 @@ def objects() -> dict[str, list[tuple[Dataset, list[Dataset]]]]:
     with tempfile.TemporaryDirectory() as name:
         for number, (result, sources) in enumerate(results()):
             for labelmap in (False, True):
-                options = ExportOptions(formats=ROLES if not labelmap else ("segmentation",), labelmap=labelmap)
+                formats = ("segmentation",) if labelmap else tuple(role for role in ROLES if role not in _NOT_DICOM)
+                options = ExportOptions(formats=formats, labelmap=labelmap)
                 folder = Path(name) / f"{number}{labelmap}"
                 for output in export_all(result, folder, options):
                     if output.path.endswith(".dcm"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from medxai.export.outlines import outlines
 from medxai.study import TrustReport
 from tests.export import build
 from tests.export.read import read
-from tests.tools import dicom_errors
+from tests.tools import dicom_errors, require_tool
 
 CASES = {
     "oblique": lambda: build.ct_case(),
@@ -65,6 +66,13 @@ def test_outlines_lie_on_their_slices(case, tmp_path):
             for mine, line in zip(found[key], lines, strict=True):
                 np.testing.assert_allclose(mine, line, atol=1e-4)
         assert dicom_errors(path) == []
+
+
+def test_another_library_takes_it_as_a_presentation_state(case, tmp_path):
+    checker = require_tool("dcmpschk", system=True)
+    for path in presentation_state.write(case.result, tmp_path, ExportOptions()):
+        done = subprocess.run([checker, str(path)], capture_output=True, text=True, timeout=60, check=False)
+        assert "Test passed." in done.stdout + done.stderr
 
 
 def test_only_slices_with_an_outline_belong_to_it(tmp_path):
