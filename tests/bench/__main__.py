@@ -59,6 +59,7 @@ SUITES: dict[tuple[str, ...], Callable[[], list[Entry]]] = {
     ("gate_fast_forwards",): gate.forwards,
     ("gate_broken_caught_share", "gate_false_alarm_share"): gate.shares,
     ("fuzz_crashes",): ingest.damaged,
+    ("corpus_files_without_silent_error_share",): ingest.collected,
     ("seg_binary_over_floor", "seg_fractional_over_floor"): objects.segmentations,
     ("pm_peak_memory_over_inputs",): objects.map_memory,
     ("cli_import_seconds",): engine.cli_import,

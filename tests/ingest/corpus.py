@@ -79,7 +79,7 @@ def outcomes(root: Path) -> Iterator[Outcome]:
 
 def misplaced(volume: Volume) -> float:
     """Largest distance in mm between voxels by the volume's affine and by the headers (PS3.3 C.7.6.2.1.1)."""
-    if volume.axes != "DHW" or not volume.source:
+    if volume.axes != "DHW" or not volume.source or volume.positions is None:  # a mosaic's slices have no headers
         return float("nan")
     height, width = volume.shape[1:]
     worst = 0.0
