@@ -36,6 +36,8 @@ def applies(result: Result) -> str | None:
         return f"the source is not DICOM ({result.study.kind}), so there is no image to draw outlines on"
     if not any(explanation.map.max(initial=0.0) > 0 for explanation in result.explanations):
         return "no map has positive evidence, so there is nothing to outline"
+    if any(header.get("PhotometricInterpretation") == "PALETTE COLOR" for header in result.study.volume.source):
+        return "neither the grey nor the colour kind of presentation state that can be written takes palette images"
     if len({key for header in result.study.volume.source for key in _rescales(header)}) > 1:
         return "the rescale differs between slices, and a presentation state has one for all of them"
     return None

@@ -139,6 +139,12 @@ def test_colour_images_get_the_colour_kind(tmp_path):
     assert dicom_errors(path) == []
 
 
+def test_palette_images_have_none():
+    case = build.us_case(cine=False)
+    case.result.study.volume.source[0].PhotometricInterpretation = "PALETTE COLOR"
+    assert "palette" in (presentation_state.applies(case.result) or "")
+
+
 def test_a_withheld_map_is_not_outlined(tmp_path):
     result = build.ct_case().result
     withheld = TrustReport("withheld", ("the region matters no more than a random one",))
