@@ -117,7 +117,14 @@ def test_further_methods_are_measured_alone(tmp_path: Path) -> None:
     fewer = run_cohort(SpotBundle(), network, rows, PLAN.only(["saliency"]), folder, silent)
     assert (fewer.taken, _Counted.seen) == (2, 0)
     assert [list(case.rows) for case in fewer.results] == [["saliency", *CONTROLS]] * 2
-    assert run_cohort(SpotBundle(), network, rows, replace(PLAN, forwards=200), folder, silent).taken == 0  # occlusion
+    assert run_cohort(SpotBundle(), network, rows, replace(PLAN, forwards=200), folder, silent).taken == 2
+    dear = replace(PLAN, methods=("gradcam", "rise"), options={"rise": {"samples": 40}}, forwards=30)
+    refused = run_cohort(SpotBundle(), network, rows, dear, folder, silent)
+    assert "more than the limit of 30" in refused.results[0].rows["rise"].reasons[PLACE]
+    assert run_cohort(SpotBundle(), network, rows, dear, folder, silent).taken == 2
+    allowed = run_cohort(SpotBundle(), network, rows, replace(dear, forwards=300), folder, silent)
+    assert allowed.taken == 0
+    assert not math.isnan(allowed.results[0].rows["rise"].values["mass_lift"])
     finer = replace(PLAN, options={"occlusion": {"window": 6}})
     again = run_cohort(SpotBundle(), network, rows, finer, folder, silent)
     assert again.taken == 0

@@ -31,7 +31,8 @@ _COARSE = 24
 def missing(plan: Plan, known: CaseResult | None) -> tuple[str, ...]:
     """Methods of a plan that an earlier result does not hold, or holds of other options."""
     rows = {} if known is None else known.rows
-    return tuple(m for m in plan.methods if m not in rows or rows[m].basis != plan.basis(m))
+    good = {m: (plan.basis(m), plan.basis(m, made=False)) for m in plan.methods}
+    return tuple(m for m in plan.methods if m not in rows or rows[m].basis not in good[m])
 
 
 def chosen(result: CaseResult, plan: Plan) -> CaseResult:
@@ -62,7 +63,10 @@ def measure_case(
     """
     maps = case_maps(forward, case, layer, plan.only(missing(plan, known)), controls=known is None)
     made = {name: item.values for name, item in maps.items() if item.values is not None}
-    rows = {name: _row(item, case, "" if name in CONTROLS else plan.basis(name)) for name, item in maps.items()}
+    rows = {
+        name: _row(item, case, "" if name in CONTROLS else plan.basis(name, made=item.values is not None))
+        for name, item in maps.items()
+    }
     for name, (values, reasons) in (_faithfulness(forward, case, made, plan) if made else {}).items():
         rows[name].values.update(values)
         rows[name].reasons.update(reasons)

@@ -73,12 +73,12 @@ class Plan:
         """The settings that every row of a case depends on, whatever the method."""
         return {k: v for k, v in self.described().items() if k not in ("methods", "options", "forwards")}
 
-    def basis(self, method: str) -> str:
-        """What the row of a method depends on besides."""
-        from medxai.explain.registry import get_method, make_options
+    def basis(self, method: str, *, made: bool = True) -> str:
+        """What the row of a method depends on besides; where no map was made, the limit of forwards as well."""
+        from medxai.explain.registry import make_options
 
-        made = asdict(make_options(method, self.options.get(method)))
-        return sha256_json([made, self.forwards if get_method(method).INFO.repeats else 0])[:16]
+        options = asdict(make_options(method, self.options.get(method)))
+        return sha256_json(options)[:16] + ("" if made else f"/{self.forwards}")
 
     def only(self, methods: Sequence[str]) -> Plan:
         """The same for some of the methods."""
