@@ -163,7 +163,7 @@ def _act(dataset: Dataset, element: DataElement, action: str, profile: Profile, 
     if element.VR in ("DA", "DT", "TM") and profile.shift_dates and name not in _PERSONAL_DATES:
         if element.VR != "TM":
             element.value = _each(element.value, lambda value: _earlier(str(value), days))
-        applied.note(element, "moved back")
+        applied.note(element, "kept" if element.VR == "TM" else "moved back")
     elif action == "X":
         del dataset[element.tag]
         applied.note(element, "removed")
