@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from medxai.predict.prepared import Prepared
 
 #: Part of every cache key and configuration hash: raise it when the same settings give other results.
-ALGORITHM_VERSION = "2"
+ALGORITHM_VERSION = "3"
 #: Settings that decide where and how fast work happens, but not what comes out; a bundle counts by its own hash.
 _NEUTRAL = {
     "inputs", "output", "workers", "database", "batch_size", "destinations", "fail_above", "allow", "bundle",

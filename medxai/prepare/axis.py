@@ -8,6 +8,10 @@ import numpy as np
 
 from medxai.study import FloatArray
 
+#: Prepared voxels from the centre of the outermost one to a source voxel that still belongs to it: a half, a quarter
+#: for the rounding of the axis' length, and a little for the half of a large source voxel.
+_BEYOND = 0.8
+
 
 @dataclass(frozen=True)
 class AxisMap:
@@ -38,8 +42,14 @@ class AxisMap:
         return triangle_weights(self.offset + self.step * np.arange(self.size), self.source_size, abs(self.step))
 
     def backward(self) -> FloatArray:
-        """``[source_size, size]`` weights, prepared -> source: plain linear interpolation."""
+        """``[source_size, size]`` weights, prepared -> source: plain linear interpolation.
+
+        The prepared axis is a whole number of voxels long, so the outermost source voxels may lie up to a quarter of a
+        prepared voxel beyond it; they take its border.
+        """
         centres = (np.arange(self.source_size) - self.offset) / self.step
+        beyond = (centres > -_BEYOND) & (centres < self.size - 1 + _BEYOND)
+        centres = np.where(beyond, np.clip(centres, -0.5, self.size - 0.5), centres)
         return triangle_weights(centres, self.size, 1.0)
 
 
