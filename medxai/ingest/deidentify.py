@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,6 +34,10 @@ _IDENTITY = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", 
              "SOPInstanceUID")  # fmt: skip
 #: Shorter pieces of a name occur by chance.
 _LEAST_LETTERS = 4
+#: Values of digits, new UIDs among them, hold a short number by chance: within them only longer ones count.
+_DIGITS = {"UI", "DS", "IS", "FL", "FD", "US", "SS", "UL", "SL", "UV", "SV", "AT"}
+_NOT_BY_CHANCE = 12
+_IMAGE = 0x0028
 
 
 @dataclass
@@ -104,6 +109,9 @@ def deidentify(
             names.add(_copy(path, target, profile, burnt_in, report))
         except IngestError as error:
             report.refused[error.reason] += 1
+        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, struct.error) as error:
+            # Damage may sit in any value; what Python says of it may quote the value.
+            report.refused[f"cannot be copied ({type(error).__name__}); the file is damaged or incomplete"] += 1
         if progress:
             progress(done, len(paths))
     report.patients = len({new for _, new, _, _ in names})
@@ -223,7 +231,14 @@ def _check_nothing_left(dataset: Dataset, words: set[str]) -> None:
     for element in dataset.iterall():
         if element.VR in ("SQ", "OB", "OW", "OF", "OD", "OL", "OV") or element.value in (None, ""):
             continue
-        text = str(element.value).lower()
-        if any(word in text for word in words):
+        if element.tag.group == _IMAGE and element.VR in _DIGITS:  # rows and columns: an image of 1024 is nobody
+            continue
+        values = element.value if element.VM > 1 else [element.value]
+        by_chance = element.VR in _DIGITS
+        if any(
+            word == text or (word in text and not (by_chance and len(word) < _NOT_BY_CHANCE))
+            for text in (str(value).lower() for value in values)
+            for word in words
+        ):
             msg = f"{element.keyword or element.tag} repeats a name, number or date of the patient; left out"
             raise IngestError(msg)

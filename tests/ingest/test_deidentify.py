@@ -248,3 +248,32 @@ def test_result_conforms(tmp_path: Path) -> None:
 
     copy = next((tmp_path / "out").rglob("*.dcm"))
     assert errors(copy) <= errors(files[0])
+
+
+def test_a_short_number_leaves_no_slice_out(tmp_path: Path) -> None:
+    """A PatientID of four digits occurs in many a new UID and coordinate; the same number as a value is found."""
+    series = ct_series(affine_of((120, 4, 4)), anatomy((120, 4, 4)))
+    for number, dataset in enumerate(series):
+        dataset.PatientID = "5566"
+        dataset.WindowWidth = 5566
+        dataset.ImagePositionPatient = [0.25566, 0, number]
+    save_sources(series, tmp_path / "in")
+    report = deidentify(tmp_path / "in", tmp_path / "out", Profile(KEY))
+    assert (report.written, dict(report.refused)) == (120, {})
+    series[0].SeriesNumber = 5566
+    save_sources(series[:1], tmp_path / "one")
+    report = deidentify(tmp_path / "one", tmp_path / "two", Profile(KEY))
+    assert report.refused == {"SeriesNumber repeats a name, number or date of the patient; left out": 1}
+
+
+def test_a_damaged_file_does_not_end_the_run(tmp_path: Path) -> None:
+    """A region without a place, a file without a transfer syntax: counted with the reason, the others are copied."""
+    good, odd, bare = (ct_series(affine_of(SHAPE), anatomy(SHAPE))[n] for n in range(3))
+    odd.Modality, odd.SequenceOfUltrasoundRegions = "US", [Dataset()]
+    save_sources([good, odd, bare], tmp_path / "in")
+    for path in (tmp_path / "in").iterdir():
+        if dcmread(path).SOPInstanceUID == bare.SOPInstanceUID:
+            path.write_bytes(path.read_bytes().replace(b"\x02\x00\x10\x00UI", b"\x02\x00\x11\x00UI"))
+    report = deidentify(tmp_path / "in", tmp_path / "out", Profile(KEY), burnt_in="mask")
+    assert (report.written, sum(report.refused.values())) == (1, 2)
+    assert list(report.refused) == ["cannot be copied (AttributeError); the file is damaged or incomplete"]
