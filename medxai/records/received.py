@@ -12,6 +12,9 @@ from sqlalchemy.orm import Session
 
 from medxai.records.tables import Received, now
 
+#: Reason of a study that is put aside only until all of it is there.
+_FETCHING = "it is being fetched, or that was interrupted; fetch it again"
+
 
 @dataclass(frozen=True)
 class ReceivedRow:
@@ -60,6 +63,7 @@ class ReceivedStudies:
         if self.get(study_key) is None:
             self.arrived(study_key, 0, 0)
         self._update(study_key, ("gathering", "queued", "analysing", "done"), state="refused", reason=reason)
+        self._update_held(study_key, reason=reason)
 
     def complete(self, study_key: str, generation: int, objects: int, size: int) -> bool:
         """Queue a study whose quiet time is over; False when something arrived in between."""
@@ -75,9 +79,35 @@ class ReceivedStudies:
         """
         return self._update(study_key, ("gathering", "refused", "done"), state="queued", reason="", **counts)
 
-    def gather(self, study_key: str) -> None:
-        """A study that is known is fetched again as a whole: it gathers anew."""
-        self._update(study_key, ("refused", "done"), state="gathering", reason="", touched=time.time())
+    def hold(self, study_key: str) -> None:
+        """A study is fetched: no quiet time ends its gathering, only `queue`, and after a kill it stays put aside.
+
+        One that arrives by itself at the moment, or is analysed, goes on as it is.
+        """
+        states: tuple[str, ...] = ("refused", "done")
+        if self.get(study_key) is None:
+            self.arrived(study_key, 0, 0)
+            states = ("refused", "done", "gathering")
+        self._update(study_key, states, state="refused", reason=_FETCHING)
+
+    def let_go(self, study_key: str, before: ReceivedRow | None, reason: str) -> None:
+        """A fetch failed: what came of it stays put aside with the reason; where nothing came all is as before.
+
+        Args:
+            study_key: pseudonym of the study.
+            before: its row before `hold`.
+            reason: of the failure.
+        """
+        row = self.get(study_key)
+        if row is None or row.reason != _FETCHING:
+            return
+        if before is None and not row.objects:
+            with Session(self._engine) as session, session.begin():
+                session.execute(delete(Received).where(Received.study_key == study_key, Received.objects == 0))
+        elif before is not None and (row.objects, row.bytes) == (before.objects, before.bytes):
+            self._update_held(study_key, state=before.state, reason=before.reason)
+        else:
+            self._update_held(study_key, reason=f"it was not fetched as a whole: {reason}")
 
     def begin(self) -> ReceivedRow | None:
         """Take the oldest queued study."""
@@ -131,6 +161,11 @@ class ReceivedStudies:
         with Session(self._engine) as session:
             row = session.scalar(select(Received).where(Received.study_key == study_key))
             return None if row is None else _row(row)
+
+    def _update_held(self, study_key: str, **values: object) -> None:
+        held = [Received.study_key == study_key, Received.state == "refused", Received.reason == _FETCHING]
+        with Session(self._engine) as session, session.begin():
+            session.execute(update(Received).where(*held).values(updated_at=now(), **values))
 
     def _update(self, study_key: str, states: tuple[str, ...], generation: int | None = None, **values: object) -> bool:
         where = [Received.study_key == study_key, Received.state.in_(states)]

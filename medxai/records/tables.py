@@ -81,7 +81,8 @@ class Received(Base):
     """One study that arrived over the network; its objects are the files of its folder in the spool.
 
     State goes ``gathering`` -> ``queued`` -> ``analysing`` -> ``done``; an object that arrives later leads back to
-    ``gathering`` and raises the generation. ``refused``: it is incomplete because of a limit, and not analysed.
+    ``gathering`` and raises the generation. ``refused``: it is incomplete because of a limit, because it is
+    being fetched or that broke off, and not analysed.
     """
 
     __tablename__ = "received"

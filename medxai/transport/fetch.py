@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from medxai.errors import DeliveryError, IngestError
+from medxai.errors import DeliveryError, IngestError, MedxaiError
 from medxai.ingest.identifiers import valid_uid
 from medxai.settings import Destination
 from medxai.transport.associate import MOST_CONTEXTS, association, library
@@ -70,7 +70,19 @@ def fetch_study(
             msg = "the identifier of the study or series is not a valid UID"
             raise IngestError(msg)
     key = study_key(study_uid)
-    spool.records.gather(key)
+    before = spool.records.get(key)
+    spool.records.hold(key)
+    try:
+        count = _fetch(node, study_uid, series_uid, spool, move_to)
+    except Exception as error:
+        reason = error.reason if isinstance(error, MedxaiError) else f"unexpected {type(error).__name__}"
+        spool.records.let_go(key, before, reason)
+        raise
+    spool.queue(key)
+    return key, count
+
+
+def _fetch(node: Destination, study_uid: str, series_uid: str | None, spool: Spool, move_to: str | None) -> int:
     if node.kind == "dicomweb":
         count = _fetch_web(node, study_uid, series_uid, spool)
     elif node.retrieve == "get":
@@ -81,9 +93,8 @@ def fetch_study(
             raise DeliveryError(msg)
         count = _fetch_move(node, study_uid, series_uid, move_to)
     if not count:
-        raise DeliveryError(f"{node.name} has nothing of this study", study=key)
-    spool.queue(key)
-    return key, count
+        raise DeliveryError(f"{node.name} has nothing of this study", study=study_key(study_uid))
+    return count
 
 
 def _fetch_web(node: Destination, study_uid: str, series_uid: str | None, spool: Spool) -> int:
@@ -95,8 +106,8 @@ def _fetch_web(node: Destination, study_uid: str, series_uid: str | None, spool:
         except Exception as error:
             msg = f"{node.name} sent an object that is not DICOM ({type(error).__name__})"
             raise DeliveryError(msg, study=study_key(study_uid)) from None
-        if str(dataset.StudyInstanceUID) != study_uid:
-            msg = f"{node.name} sent an object of another study"
+        if str(dataset.get("StudyInstanceUID", "")) != study_uid or not dataset.get("SOPInstanceUID"):
+            msg = f"{node.name} sent an object of another study, or one without identifiers"
             raise DeliveryError(msg, study=study_key(study_uid))
         spool.store(study_uid, str(dataset.SOPInstanceUID), (buffer.getbuffer(),))
         count += 1
