@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -74,11 +75,11 @@ class Listen(_Frozen):
         port: TCP port; ports below 1024 need rights that the listener should not have.
         host: address to listen on. Only this machine by default: name an interface to open it to the network.
         calling: application entity titles that may call, each as ``AET`` or ``AET@host`` (that title from that
-            address only).
+            IP address only).
         quiet_seconds: a study is complete when nothing of it has arrived for so long.
         spool: folder of received objects; ``<output>/.medxai/spool`` by default. It must be on a disk that keeps what
             was synchronised, and belongs to one listener.
-        keep_hours: received objects are removed so long after their study was analysed.
+        keep_hours: received objects of a study that was analysed are removed so long after the last of them arrived.
         object_bytes: largest object. One object of each open association is held in memory.
         study_bytes: largest study; more is refused and the study put aside.
         free_bytes: space that must stay free on the disk of the spool; below it everything is refused.
@@ -109,9 +110,11 @@ class Listen(_Frozen):
     @classmethod
     def _titles(cls, calling: tuple[str, ...]) -> tuple[str, ...]:
         for entry in calling:
-            title = entry.partition("@")[0].strip()
-            if not 0 < len(title) <= 16:
+            title, at, address = entry.partition("@")
+            if not 0 < len(title.strip()) <= 16:
                 raise ValueError(f"{entry!r} is neither AET nor AET@host, with at most 16 characters of AET")
+            if at and not _is_address(address):
+                raise ValueError(f"{entry!r}: give the host as an IP address; callers are known by no other name")
         return calling
 
     @property
@@ -126,6 +129,14 @@ class Listen(_Frozen):
             if name.strip() == title.strip() and (not at or address == host):
                 return True
         return False
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 Retrieve = Literal["move", "get"]

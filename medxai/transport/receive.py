@@ -188,7 +188,7 @@ class Receiver:
             return MISMATCH, "SOPClassUID is not that of the request"
         if overflowed:
             reason = f"an object is larger than object_bytes ({self._listen.object_bytes} bytes)"
-            self._spool.refuse(found.study_uid, found.sop_uid, reason)
+            self._spool.refuse(found.study_uid, reason)
         if self._is_ours(found.sop_uid):
             return SUCCESS, ""
         head = file_head(found.sop_class, found.sop_uid, syntax)

@@ -36,7 +36,6 @@ class _Study:
     sizes: dict[str, int] = field(default_factory=dict)
     arrived: float = 0.0  # monotonic
     noted: float = float("-inf")
-    refused: set[str] = field(default_factory=set)
 
     @property
     def bytes(self) -> int:
@@ -122,7 +121,7 @@ class Spool:
         with self._lock:
             study = self._known(key)
             if study.bytes - study.sizes.get(name, 0) + size > self._study_bytes:
-                self._refuse(key, study, name, f"the study is larger than study_bytes ({self._study_bytes} bytes)")
+                self._refuse(key, study, f"the study is larger than study_bytes ({self._study_bytes} bytes)")
         if not self.has_room(size):
             msg = f"less than free_bytes ({self._free_bytes} bytes) would be left on the disk of the spool"
             raise SpoolFullError(msg, study=key)
@@ -131,7 +130,6 @@ class Spool:
         with self._lock:
             study = self._known(key)
             study.sizes[name] = size
-            study.refused.discard(name)
             study.arrived = time.monotonic()
             due = study.arrived - study.noted >= self._note_seconds
             count, total = len(study.sizes), study.bytes
@@ -140,7 +138,7 @@ class Spool:
         if due:
             self.records.arrived(key, count, total)
 
-    def refuse(self, study_uid: str, sop_uid: str, reason: str) -> None:
+    def refuse(self, study_uid: str, reason: str) -> None:
         """An object of a study cannot be taken: the study is put aside, since it will never be whole.
 
         Raises:
@@ -148,14 +146,11 @@ class Spool:
         """
         key = study_key(study_uid)
         with self._lock:
-            self._refuse(key, self._known(key), object_name(sop_uid), reason)
+            self._refuse(key, self._known(key), reason)
 
-    def _refuse(self, key: str, study: _Study, name: str, reason: str) -> None:
-        first = not study.refused
-        study.refused.add(name)
+    def _refuse(self, key: str, study: _Study, reason: str) -> None:
         study.arrived = time.monotonic()
-        if first:
-            self.records.refuse(key, reason)
+        self.records.refuse(key, reason)  # each time: a person may have queued the study in between
         raise SpoolFullError(reason, study=key)
 
     def touch(self, key: str) -> None:

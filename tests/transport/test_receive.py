@@ -431,10 +431,10 @@ def test_no_name_in_logs_names_or_database(gate: Start, tmp_path: Path, caplog: 
 
 
 def test_settings_that_would_let_everybody_in_are_refused() -> None:
-    """At least one caller is named, with a title of at most sixteen characters."""
+    """At least one caller is named, with a title of at most sixteen characters, and an address where there is an @."""
     from pydantic import ValidationError
 
-    for calling_titles in ([], [""], ["A" * 17], ["@host"]):
+    for calling_titles in ([], [""], ["A" * 17], ["@127.0.0.1"], ["CT1@ct1.hospital"], ["CT1@"]):
         with pytest.raises(ValidationError):
             Listen(calling=calling_titles)
     with pytest.raises(ValidationError):

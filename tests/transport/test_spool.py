@@ -142,6 +142,23 @@ def test_a_study_that_outgrows_its_limit_is_put_aside(tmp_path: Path, records: R
     assert records.rows()[0].state == "queued"
 
 
+def test_a_limit_that_is_passed_again_puts_the_study_aside_again(tmp_path: Path, records: ReceivedStudies) -> None:
+    """A person queues it as it is, the sender sends it once more: the object that is too large is refused anew."""
+    spool = Spool(tmp_path / "spool", records, study_bytes=5, note_seconds=0.0)
+    spool.store("1.2.1", "1.2.1.1", (b"one",))
+    for _ in range(2):
+        with pytest.raises(SpoolFullError, match="study_bytes"):
+            spool.store("1.2.1", "1.2.1.2", (b"two",))
+        assert spool.complete_quiet(0.0) == []
+        assert records.rows()[0].state == "refused"
+        records.queue(ONE)
+        row = records.begin()
+        assert row is not None
+        records.end(ONE, row.generation, [1])
+        spool.store("1.2.1", "1.2.1.1", (b"one",))
+        assert records.rows()[0].state == "gathering"
+
+
 def test_one_process_at_a_time(spool: Spool) -> None:
     """The second is told; when the first is gone it may."""
     with spool.exclusive() as first, again(spool).exclusive() as second:
