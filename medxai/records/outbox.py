@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine, func, or_, select, true, update
 from sqlalchemy.orm import Session
 
-from medxai.records.owner import is_alive, this_process
+from medxai.records.owner import is_alive, runs_here, this_process
 from medxai.records.tables import Delivery, Job, now
 
 #: States in which an object still has to arrive.
 OPEN = ("waiting", "sending", "uncertain", "refused")
+#: Rows claimed in one round.
+_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,9 @@ class Outbox:
                 where = [Delivery.destination == destination, Delivery.job_id == job_id, or_(free, left)]
             rows = []
             query = select(Delivery, Job.study_key).join(Job, Job.id == Delivery.job_id).where(*where)
-            for row, key in session.execute(query.order_by(Delivery.job_id, Delivery.id).limit(1000)).all():
+            # A job is claimed whole: its caller takes it for delivered when nothing failed.
+            most = _AT_ONCE if job_id is None else None
+            for row, key in session.execute(query.order_by(Delivery.job_id, Delivery.id).limit(most)).all():
                 taken = session.execute(
                     update(Delivery)
                     .where(Delivery.id == row.id, Delivery.state == row.state, Delivery.owner == row.owner)
@@ -202,10 +206,22 @@ class Outbox:
             )
 
     def retry(self, destination: str | None = None) -> int:
-        """Make everything that waits or was refused due now; jobs that were put aside for it are exported again."""
+        """Make everything that waits or was refused due now; jobs that were put aside for it are exported again.
+
+        So is what another machine has claimed, since nobody here can tell whether it will ever come back; should it
+        be sending all the same, the destination gets the object twice under one UID.
+        """
         there = true() if destination is None else Delivery.destination == destination
         where = [Delivery.state.in_(("waiting", "uncertain", "refused")), there]
         with Session(self.engine) as session, session.begin():
+            holders = session.scalars(select(Delivery.owner).where(there, Delivery.state == "sending").distinct()).all()
+            lost = [owner for owner in holders if not runs_here(owner)]
+            session.execute(
+                update(Delivery)
+                .where(there, Delivery.state == "sending", Delivery.owner.in_(lost))
+                .values(state="uncertain", owner="")
+                .execution_options(synchronize_session=False)
+            )
             jobs = set(session.scalars(select(Delivery.job_id).where(*where)))
             # A refused object may be there all the same, for example under another status: it is asked for.
             session.execute(

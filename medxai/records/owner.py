@@ -14,12 +14,17 @@ def this_process() -> str:
 
 def is_alive(owner: str) -> bool:
     """False when the owner was a process of this machine that no longer runs, or nobody."""
+    if owner and owner.rsplit(":", 2)[0] != socket.gethostname():
+        return True  # another machine's rows are not ours to judge
+    return runs_here(owner)
+
+
+def runs_here(owner: str) -> bool:
+    """True when the owner is a process of this machine that runs."""
     if not owner:
         return False
     host, pid, started = owner.rsplit(":", 2)
-    if host != socket.gethostname():
-        return True  # another machine's rows are not ours to judge
-    return _started(int(pid)) == started and started != "0"
+    return host == socket.gethostname() and _started(int(pid)) == started and started != "0"
 
 
 def _started(pid: int) -> str:

@@ -202,3 +202,22 @@ def test_an_older_database_is_migrated(tmp_path: Path) -> None:
         command.downgrade(config, "0001")
         found = connection.execute(text("SELECT sop_instance_uid, state FROM delivery ORDER BY id")).all()
     assert [tuple(each) for each in found] == [("1.2.1", "sent"), ("1.2.2", "sending")]
+
+
+def test_a_job_is_claimed_whole_however_many_objects_it_has(worklist: Worklist, outbox: Outbox) -> None:
+    """The batch takes a job without failures for delivered: a capture per slice makes more than a thousand objects."""
+    number = job(worklist)
+    outbox.exported(number, "k1", [Item(f"1.2.{n}", f"k1/{n}.dcm", "a" * 64, "pacs") for n in range(1200)])
+    assert len(outbox.take("pacs", job_id=number)) == 1200
+
+
+def test_what_a_vanished_machine_had_claimed_can_be_tried_again(worklist: Worklist, outbox: Outbox) -> None:
+    """A container that was killed comes back under another host name; a person says that it is gone."""
+    number = job(worklist)
+    outbox.exported(number, "k1", [A, B])
+    gone = Outbox(outbox.engine, owner="vanished:1:77")
+    assert len(gone.take("pacs")) == 2
+    assert outbox.take("pacs") == []
+    assert outbox.retry() == 2
+    assert [row.doubtful for row in outbox.take("pacs")] == [True, True]
+    assert outbox.retry() == 0  # this process runs
