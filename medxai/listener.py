@@ -15,6 +15,7 @@ from medxai import pipeline
 from medxai.errors import DeliveryError, IngestError, MedxaiError, SettingsError
 from medxai.ingest.discover import discover
 from medxai.records.received import ReceivedRow, ReceivedStudies
+from medxai.records.work_items import OPEN_STEPS, WorkItems
 from medxai.records.worklist import JobRow
 from medxai.session import Session
 from medxai.settings import Destination
@@ -182,8 +183,12 @@ class Listener:
                 self._sweep()
 
     def _sweep(self) -> None:
+        items = self._listen.work_items
+        # A step that has not ended asks for the jobs of its studies.
+        steps = WorkItems(self._session.worklist.engine).rows(items.source, OPEN_STEPS) if items else []
+        needed = {key for step in steps for key in step.study_key.split()}
         for row in self._spool.records.rows(("done",)):
-            if time.time() - row.touched < self._listen.keep_hours * 3600:
+            if row.study_key in needed or time.time() - row.touched < self._listen.keep_hours * 3600:
                 continue
             self._spool.remove(row.study_key, row.generation)
 

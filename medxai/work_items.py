@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from medxai.errors import MedxaiError
 from medxai.ingest.dicom_file import read_header
-from medxai.records.work_items import WorkItemRow, WorkItems
+from medxai.records.work_items import OPEN_STEPS, WorkItemRow, WorkItems
 from medxai.session import Session
 from medxai.settings import Destination
 from medxai.settings_network import WorkItems as Settings
@@ -28,7 +28,6 @@ from medxai.transport.work_item import (
 
 logger = logging.getLogger(__name__)
 
-_OPEN = ("intended", "claimed", "fetched")
 #: Steps held at the same time; others stay for other performers.
 _AT_A_TIME = 4
 
@@ -61,12 +60,12 @@ class WorkItemLoop:
         Nothing is raised: what fails for now is tried in the next turn, what fails for good cancels its step.
         """
         try:
-            held = len(self._items.rows(self._source.name, _OPEN))
+            held = len(self._items.rows(self._source.name, OPEN_STEPS))
             for step in self._node.scheduled(self._settings.label)[: max(0, _AT_A_TIME - held)]:
                 self._intend(str(step.SOPInstanceUID))
         except MedxaiError as error:
             logger.warning("work items: %s", error.reason)
-        for row in self._items.rows(self._source.name, _OPEN):
+        for row in self._items.rows(self._source.name, OPEN_STEPS):
             try:
                 self._advance(row)
             except HeldByOthersError:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC
 
 from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
 from medxai.records.tables import WorkItem, now
+
+#: States of a step that we have still to end.
+OPEN_STEPS = ("intended", "claimed", "fetched")
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class WorkItems:
 
 
 def _row(row: WorkItem) -> WorkItemRow:
+    # SQLite gives UTC without saying so, PostgreSQL the time of its session's zone.
+    changed = row.updated_at if row.updated_at.tzinfo is None else row.updated_at.astimezone(UTC)
     return WorkItemRow(
         row.sop_instance_uid,
         row.source,
@@ -67,5 +73,5 @@ def _row(row: WorkItem) -> WorkItemRow:
         row.state,
         row.study_key,
         row.reason,
-        row.updated_at.strftime("%Y%m%d%H%M%S+0000"),
+        changed.strftime("%Y%m%d%H%M%S+0000"),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from pydicom import dcmread
 
 from medxai.identity import derive_uid
 from medxai.listener import Listener, open_spool
-from medxai.records.work_items import WorkItems
+from medxai.records.tables import WorkItem
+from medxai.records.work_items import WorkItems, _row
 from medxai.session import Session, open_session
 from medxai.settings import Destination
 from medxai.transport.send import send
 from medxai.work_items import WorkItemLoop
-from tests.pacs import Orthanc
+from tests.pacs import Orthanc, free_port, store_scp
 from tests.studies import dicom_study, settings_for
 from tests.test_privacy import found_in
 from tests.transport.ups_node import Steps, dimse_node, web_node
@@ -44,15 +46,19 @@ def stored(server: Orthanc, folder: Path, seed: int, missing: int | None = None)
     return str(dcmread(paths[0]).StudyInstanceUID)
 
 
-def open_for(tmp_path: Path, ris: Destination, server: Orthanc, **items: Any) -> Session:
-    """A session whose source of studies is Orthanc's DICOMweb under the title of the steps."""
+def open_for(tmp_path: Path, ris: Destination, server: Orthanc, sink: int | None = None, **items: Any) -> Session:
+    """A session whose source of studies is Orthanc's DICOMweb under the title of the steps.
+
+    Results go there as well, or to the port `sink` only; then received objects are not kept.
+    """
     pacs = {"name": "pacs", "kind": "dicomweb", "url": server.web_url, "aet": "ORTHANC"}
-    listen = {"port": 0, "calling": ["NOBODY"], "quiet_seconds": 0.3, "free_bytes": 0}
+    other = {"name": "sink", "kind": "dimse", "host": "127.0.0.1", "port": sink, "aet": "SINK", "connect_seconds": 1}
+    listen = {"port": 0, "calling": ["NOBODY"], "quiet_seconds": 0.3, "free_bytes": 0, "keep_hours": 0 if sink else 24}
     work = {"source": "ris", "poll_seconds": 0.2, **items}
     return open_session(
         settings_for(
             (), tmp_path / "out", export=FEW, sources=[ris.model_dump(), pacs],
-            destinations=[pacs], listen={**listen, "work_items": work}, delivery_retry_seconds=0.2,
+            destinations=[other if sink else pacs], listen={**listen, "work_items": work}, delivery_retry_seconds=0.2,
         )
     )  # fmt: skip
 
@@ -63,12 +69,17 @@ def run_until(session: Session, condition: Any, seconds: float = 60) -> None:
     listener = Listener(session, spool, receive=False)
     listener.start()
     try:
-        limit = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < limit
-            time.sleep(0.05)
+        until(condition, seconds)
     finally:
         listener.stop()
+
+
+def until(condition: Any, seconds: float = 60) -> None:
+    """Wait until something holds."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 def test_from_scheduled_to_completed(
@@ -103,6 +114,28 @@ def test_from_scheduled_to_completed(
     assert found_in(caplog.text.encode()) == []
     database = b"".join(path.read_bytes() for path in (tmp_path / "out" / ".medxai").glob("worklist.sqlite*"))
     assert found_in(database) == []
+
+
+def test_a_step_outlives_the_received_objects(tmp_path: Path, orthanc_server: Orthanc) -> None:
+    """The destination is down for longer than received objects are kept: the step is completed all the same."""
+    steps, uid, port = Steps(), derive_uid("step", "long"), free_port()
+    steps.add(uid, stored(orthanc_server, tmp_path / "in", 497), aet="ORTHANC")
+    with dimse_node(steps) as ris:
+        session = open_for(tmp_path, ris, orthanc_server, sink=port)
+        listener = Listener(session, open_spool(session), receive=False)
+        listener.start()
+        try:
+            until(lambda: [job.state for job in session.worklist.jobs()] == ["exported"])
+            listener._sweep()
+            time.sleep(1.0)
+            assert steps.state(uid) == "IN PROGRESS"
+            folder = tmp_path / "sink"
+            folder.mkdir()
+            with store_scp(folder, port):
+                until(lambda: steps.state(uid) == "COMPLETED")
+            until(lambda: not list((tmp_path / "out" / ".medxai" / "spool").rglob("*.dcm")))
+        finally:
+            listener.stop()
 
 
 def test_what_cannot_be_done_is_cancelled_with_the_reason(
@@ -174,3 +207,13 @@ def test_a_node_that_is_down_is_waited_for(tmp_path: Path, orthanc_server: Ortha
     with dimse_node(steps, port=gone.port):
         loop.turn()
     assert steps.state(uid) == "IN PROGRESS"
+
+
+def test_times_are_universal_whatever_the_database_says() -> None:
+    """PostgreSQL returns times in the zone of its session."""
+    when = datetime(2026, 3, 1, 1, 30, tzinfo=timezone(timedelta(hours=2)))
+    step = WorkItem(sop_instance_uid="1", source="s", transaction_uid="2", state="claimed", study_key="", reason="")
+    step.updated_at = when
+    assert _row(step).since == "20260228233000+0000"
+    step.updated_at = when.replace(tzinfo=None)
+    assert _row(step).since == "20260301013000+0000"
