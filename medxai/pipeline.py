@@ -20,6 +20,7 @@ from medxai.files import write_text
 from medxai.identity import sha256_file, sha256_files
 from medxai.ingest.discover import Discovery, Rejected, discover
 from medxai.ingest.read import read_study
+from medxai.records.outbox import OPEN
 from medxai.records.worklist import JobIdentity, JobRow
 from medxai.session import Session
 from medxai.settings import RunSettings
@@ -348,7 +349,13 @@ def _make(
 
 
 def complete(session: Session, job_id: int) -> None:
-    """Mark a study as done; clear its intermediate file and a former quarantine record."""
+    """Mark a study as done; clear its intermediate file and a former quarantine record.
+
+    It stays ``exported`` while another process, a listener for example, is still sending its objects.
+    """
+    names = {node.name for node in session.settings.destinations}
+    if any(row.destination in names for row in session.outbox.rows(OPEN, job_id)):
+        return
     identity = session.worklist.identity(job_id)
     session.worklist.finish(job_id)
     session.decoded.pop(identity.study_key, None)

@@ -16,6 +16,7 @@ from pydicom import Dataset, dcmread
 
 from medxai import pipeline
 from medxai.errors import MedxaiError
+from medxai.records.outbox import Outbox
 from medxai.records.worklist import JobRow
 from medxai.session import config_hash, open_session
 from medxai.settings import RunSettings, make_settings
@@ -396,3 +397,20 @@ def test_a_setting_that_the_model_cannot_serve_fails_before_any_study(tmp_path: 
     with pytest.raises(MedxaiError, match=r"unknown explanation method 'cam9'|no class 'purple'; it has clean, lesion"):
         open_session(make_settings(values))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_job_is_not_done_while_another_process_sends_its_objects(tmp_path: Path) -> None:
+    """A listener on the same output folder was faster than the batch; only what it settles counts."""
+    where = {"name": "sink", "kind": "dimse", "host": "127.0.0.1", "port": 1, "aet": "SINK"}
+    session = open_session(settings_for(dicom_study(tmp_path / "in", 41), tmp_path / "out", destinations=[where]))
+    with pipeline.studies(session) as discovery:
+        (source,) = discovery.sources
+        assert pipeline.run_study(session, source, deliver_now=False).state == "exported"
+        listener = Outbox(session.outbox.engine, owner="elsewhere:1:1")
+        rows = listener.take("sink")
+        assert rows
+        assert pipeline.run_study(session, source).state == "exported"
+    for row in rows:
+        listener.sent(row)
+    pipeline.complete(session, rows[0].job_id)
+    assert session.worklist.get(rows[0].job_id).state == "done"
