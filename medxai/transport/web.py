@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: HTTP answers that are about what was sent, not about who sent it.
 _ABOUT_CONTENT = (400, 409, 413, 415, 422)
+#: Rows asked for at once.
+_PAGE = 1000
 
 
 @contextmanager
@@ -149,31 +151,39 @@ def instances(node: Destination, study_uid: str, series_uid: str) -> set[str]:
     Raises:
         DeliveryError: the service refused, or does not answer.
     """
-    with web_client(node) as client:
-        return {uid for uid, _ in _search_instances(client, study_uid, series_uid)}
-
-
-def _search_instances(client: Any, study_uid: str, series_uid: str | None) -> list[tuple[str, str]]:
-    """``(SOPInstanceUID, SeriesInstanceUID)`` of a study or series, page by page."""
     import requests
 
-    page = 1000
-    found: list[tuple[str, str]] = []
-    while True:
+    with web_client(node) as client:
+        place = {"study_instance_uid": study_uid, "series_instance_uid": series_uid}
         try:
-            rows = client.search_for_instances(
-                study_instance_uid=study_uid, series_instance_uid=series_uid, limit=page, offset=len(found)
-            )
+            return set(_every_row(client.search_for_instances, "00080018", **place))
         except requests.HTTPError as error:
             if error.response is not None and error.response.status_code == requests.codes.not_found:
-                return found  # PS3.18 allows 404 for a study that is not there
+                return set()  # PS3.18 allows 404 for a study that is not there
             raise
-        fresh = [(_value(row, "00080018"), _value(row, "0020000E") or (series_uid or "")) for row in rows]
-        fresh = [pair for pair in fresh if pair not in set(found)]
-        found += fresh
-        # A service that does not know offsets answers with the same rows again.
-        if not fresh or len(rows) < page:
-            return found
+
+
+def _every_row(search: Callable[..., list[Any]], tag: str, **asked: Any) -> list[str]:
+    """Values of an attribute over all pages of a search, each once, in order.
+
+    A service may return fewer rows than it is asked for (PS3.18 section 8.3.4), so only a page without anything new
+    is the last: an empty one, or the same rows again from a service that knows no offsets.
+    """
+    import requests
+
+    found: dict[str, None] = {}
+    while True:
+        try:
+            rows = search(limit=_PAGE, offset=len(found), **asked)
+        except requests.HTTPError as error:
+            code = error.response.status_code if error.response is not None else 0
+            if found and code in (requests.codes.bad_request, requests.codes.not_found):
+                return list(found)  # some refuse an offset beyond the last row
+            raise
+        before = len(found)
+        found |= dict.fromkeys(value for row in rows if (value := _value(row, tag)))
+        if len(found) == before:
+            return list(found)
 
 
 def search_studies(node: Destination, keys: Mapping[str, str]) -> list[str]:
@@ -183,14 +193,7 @@ def search_studies(node: Destination, keys: Mapping[str, str]) -> list[str]:
         DeliveryError: the service refused, or does not answer.
     """
     with web_client(node) as client:
-        page: int = 1000
-        found: list[str] = []
-        while True:
-            rows = client.search_for_studies(search_filters=dict(keys), limit=page, offset=len(found))
-            fresh = [uid for row in rows if (uid := _value(row, "0020000D")) and uid not in found]
-            found += fresh
-            if not fresh or len(rows) < page:
-                return found
+        return _every_row(client.search_for_studies, "0020000D", search_filters=dict(keys))
 
 
 def retrieve(node: Destination, study_uid: str, series_uid: str | None = None) -> Iterator[Dataset]:
