@@ -10,7 +10,7 @@ from medxai.errors import DeliveryError
 from medxai.export.naming import uid_name
 from medxai.settings import Destination
 from medxai.transport.associate import MOST_CONTEXTS, association, library
-from medxai.transport.failures import BrokenTransferError, RefusedObjectError, RetryableError
+from medxai.transport.failures import BrokenTransferError, BusyError, RefusedObjectError, RetryableError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -82,6 +82,6 @@ def check_status(status: Dataset, sop_class: str, node: Destination) -> None:
     if code == 0x0000 or 0xB000 <= code <= 0xBFFF:
         return
     # A7xx is "out of resources" and passes; all other failures are about the object.
-    kind = RetryableError if 0xA700 <= code <= 0xA7FF else RefusedObjectError
+    kind = BusyError if 0xA700 <= code <= 0xA7FF else RefusedObjectError
     comment = str(status.get("ErrorComment", "") or "").strip()
     raise kind(f"{node.name} refused {name} with status 0x{code:04X}" + (f": {comment}" if comment else ""))

@@ -15,10 +15,13 @@ from medxai.ingest.dicom_file import read_header
 from medxai.records.outbox import Outbox, OutboxRow
 from medxai.settings import Destination
 from medxai.transport.backoff import pause
-from medxai.transport.failures import is_about_one_object, is_retryable, may_have_arrived
+from medxai.transport.failures import is_about_one_object, is_answer, is_retryable, may_have_arrived
 from medxai.transport.send import held, send
 
 logger = logging.getLogger(__name__)
+
+#: Answers in a row that put an object off, after which the node as a whole counts as busy.
+_MOST_BUSY = 3
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,13 @@ class Outcome:
         sent: objects that were transferred now.
         found: objects whose former transfer turned out to have arrived.
         failures: ``(row, error)`` of what did not arrive, in order.
+        busy: answers in a row by which the node put an object off.
     """
 
     sent: int = 0
     found: int = 0
     failures: list[tuple[OutboxRow, MedxaiError]] = field(default_factory=list)
+    busy: int = 0
 
 
 def deliver(
@@ -57,7 +62,8 @@ def deliver(
 
     Objects whose former transfer has an unknown end are looked up at the destination first (QIDO-RS, or C-FIND where
     the node answers it); where it cannot be asked they are sent again under the same UID, which replaces and does not
-    duplicate. An object that the destination refuses is left for a person; the others go on.
+    duplicate. An object that the destination refuses is left for a person, one that it puts off is tried later; the
+    others go on, until the third answer in a row that puts off.
 
     Args:
         outbox: where rows are claimed and their ends recorded.
@@ -113,6 +119,11 @@ def _deliver_job(
             _send(outbox, destination, root, left, done, outcome, stop)
         except MedxaiError as error:
             left = left[len(done) :]
+            if is_answer(error) and outcome.busy + 1 < _MOST_BUSY:  # one object must not hold up all others for ever
+                outcome.busy += 1
+                _put_back(outbox, destination, left[:1], error, outcome, retry)
+                left = left[1:]
+                continue
             if is_retryable(error) or not isinstance(error, DeliveryError):
                 _put_back(outbox, destination, left, error, outcome, retry, doubtful_first=may_have_arrived(error))
                 return error
@@ -148,6 +159,7 @@ def _send(
         outbox.sent(row)
         done.append(uid)
         outcome.sent += 1
+        outcome.busy = 0
         if stop() and len(done) < len(rows):
             raise Stopped
 

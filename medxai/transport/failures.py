@@ -17,6 +17,12 @@ class BrokenTransferError(RetryableError):
     begun = True
 
 
+class BusyError(RetryableError):
+    """The node answered that it cannot take this object now; whether it takes the next one is open."""
+
+    answered = True
+
+
 class RefusedObjectError(DeliveryError):
     """The node will not take this object; it may take the next one."""
 
@@ -31,6 +37,11 @@ def is_retryable(error: BaseException) -> bool:
 def may_have_arrived(error: BaseException) -> bool:
     """Return True when the object of this failure may be at the node although nobody said so."""
     return bool(getattr(error, "begun", False))
+
+
+def is_answer(error: BaseException) -> bool:
+    """Return True when the node spoke: it is there, and another object may fare better."""
+    return bool(getattr(error, "answered", False))
 
 
 def is_about_one_object(error: BaseException) -> bool:

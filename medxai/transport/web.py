@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from medxai.errors import DeliveryError, SettingsError
 from medxai.settings import Destination
 from medxai.transport.c_store import class_name, syntax_of
-from medxai.transport.failures import BrokenTransferError, RefusedObjectError, RetryableError, missing
+from medxai.transport.failures import BrokenTransferError, BusyError, RefusedObjectError, RetryableError, missing
 from medxai.transport.tls import client_context
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def web_session(node: Destination) -> Iterator[Session]:
     except requests.HTTPError as error:
         code = error.response.status_code if error.response is not None else 0
         kind = RefusedObjectError if code in _ABOUT_CONTENT else DeliveryError
-        kind = RetryableError if code >= 500 or code in (408, 429) else kind
+        kind = BusyError if code >= 500 or code in (408, 429) else kind
         raise kind(f"{node.name} answered HTTP {code} at {node.url}") from None
     except requests.exceptions.SSLError:
         msg = f"{node.name} ({node.url}): the certificates do not match; check tls: ca, certificate, host_name"

@@ -172,20 +172,20 @@ def test_a_refused_object_does_not_hold_the_others_up(tmp_path: Path) -> None:
 
 
 def test_a_busy_node_is_tried_again(tmp_path: Path) -> None:
-    """A700 in the middle: what was accepted is not sent again."""
+    """A700 in the middle: the others go on, and what was accepted is not sent again."""
     desk = Desk(tmp_path, 405, ("s",))
     answers = {desk.uids[2]: 0xA700}
     with choosy(answers) as (where, seen):
         outcome = desk.deliver(where)
-        assert (outcome.sent, len(outcome.failures)) == (2, 3)
-        assert desk.states() == ["sent", "sent", "waiting", "waiting", "waiting"]
+        assert (outcome.sent, len(outcome.failures)) == (4, 1)
+        assert desk.states() == ["sent", "sent", "waiting", "sent", "sent"]
         answers.clear()
         limit = time.monotonic() + 10
         while desk.states() != ["sent"] * 5:
             assert time.monotonic() < limit
             desk.deliver(where)
             time.sleep(0.05)
-        assert seen == [*desk.uids[:3], *desk.uids[2:]]
+        assert seen == [*desk.uids, desk.uids[2]]
 
 
 def test_an_unknown_caller_is_put_aside_as_a_whole(tmp_path: Path, orthanc_server: Orthanc) -> None:
@@ -284,3 +284,42 @@ def test_a_failure_of_our_own_leaves_nothing_claimed(tmp_path: Path, monkeypatch
         desk.deliver(where)
         assert desk.states() == ["sent"] * 5
     assert seen == [*desk.uids[:2], *desk.uids[1:]]  # this node cannot be asked: one comes again under its UID
+
+
+@pytest.mark.parametrize(("busy", "asked", "sent"), [(1, 5, 4), (5, 3, 0)])
+def test_an_object_that_is_put_off_does_not_hold_up_the_others(
+    tmp_path: Path, busy: int, asked: int, sent: int
+) -> None:
+    """A service that always fails on the first object gets the other four; one that is down is not asked five times."""
+    desk = Desk(tmp_path, 420 + busy, ("web",))
+    wanted = {uid.encode() for uid in desk.uids[:busy]}
+    posts: list[bytes] = []
+
+    class Choosy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            posts.append(body)
+            if any(uid in body for uid in wanted):
+                self.send_error(503)
+                return
+            self.send_response(200)
+            self.send_header("Content-Type", "application/dicom+json")
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Choosy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_address[1]}/dicom-web"
+        outcome = desk.deliver(Destination(name="web", kind="dicomweb", url=url, response_seconds=5))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert len(posts) == asked
+    assert outcome.sent == sent
+    assert len(outcome.failures) == 5 - sent
+    assert sorted(desk.states()) == ["sent"] * sent + ["waiting"] * (5 - sent)
