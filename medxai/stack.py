@@ -17,9 +17,9 @@ class Stack:
     """Where parallel slices lie against a straight grid with the same in-plane directions.
 
     The grid begins at the lowest slice and spans the places of all of them; a last plane beyond the highest slice
-    repeats it. Both ways are linear interpolation: along
-    the normal between neighbouring slices, and within the plane by the lateral displacement of each slice. A map goes
-    back to the slices themselves, so nothing is ever shown where nothing was seen.
+    repeats it. Both ways are linear interpolation: along the normal between neighbouring slices, and within the plane
+    by the lateral displacement of each slice. A map goes back to the slices themselves, so nothing is ever shown where
+    nothing was seen.
 
     Attributes:
         distances: ``[D]`` mm of each slice along the normal from the first, ascending.
