@@ -7,6 +7,10 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 
 @contextmanager
@@ -37,3 +41,10 @@ def write_bytes(target: Path, data: bytes) -> Path:
 def write_text(target: Path, text: str) -> Path:
     """Write UTF-8 `text` to `target` atomically and return `target`."""
     return write_bytes(target, text.encode())
+
+
+def write_dicom(path: Path, dataset: Dataset) -> Path:
+    """Write a DICOM file (PS3.10) atomically and return its path."""
+    with atomic_path(path) as temporary:
+        dataset.save_as(temporary, enforce_file_format=True)
+    return path

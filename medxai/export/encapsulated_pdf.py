@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from medxai import __version__
 from medxai.export.naming import NOTICE, ascii_text, stem
+from medxai.export.placement import detached_reason
 from medxai.export.provenance import (
     MANUFACTURER,
     MODEL_NAME,
@@ -18,7 +19,7 @@ from medxai.export.provenance import (
     state_body_part,
     uid_of,
 )
-from medxai.files import atomic_path
+from medxai.files import write_dicom
 from medxai.settings import ExportOptions
 from medxai.study import Result
 
@@ -32,18 +33,12 @@ _SOP_CLASS = "1.2.840.10008.5.1.4.1.1.104.1"
 
 def applies(result: Result) -> str | None:
     """Return None for DICOM sources, otherwise the reason why not."""
-    if result.study.kind != "dicom" or not result.study.volume.source:
-        return f"the source is not DICOM ({result.study.kind}), so there is no study to attach a document to"
-    return None
+    return detached_reason(result)
 
 
 def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
     """Write the document of all chosen explanations, named after the primary one, and return its path."""
-    path = folder / f"{stem(ROLE, result.explanations[0])}.dcm"
-    dataset = build(result, options)
-    with atomic_path(path) as temporary:
-        dataset.save_as(temporary, enforce_file_format=True)
-    return [path]
+    return [write_dicom(folder / f"{stem(ROLE, result.explanations[0])}.dcm", build(result, options))]
 
 
 def build(result: Result, options: ExportOptions) -> Dataset:

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from medxai.errors import ExportError
-from medxai.export.naming import NOTICE, ascii_text, chosen, method_title, stem, withheld_mark
+from medxai.export.naming import NOTICE, ascii_text, method_title, series_title, stem, with_evidence
 from medxai.export.placement import placed_sources, restore_frame_numbers, unplaced_reason
 from medxai.export.provenance import algorithm, concept, dates, device, equipment, finish, uid_of
 from medxai.export.tracking import tracking
-from medxai.files import atomic_path
+from medxai.files import write_dicom
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result
 
@@ -72,14 +72,9 @@ def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
     """Write one object per chosen explanation with evidence and return the paths; empty maps give none."""
     sources = placed_sources(result)
     paths = []
-    for number, explanation in enumerate(chosen(result, options)):
-        if float(explanation.map.max(initial=0.0)) <= 0:
-            continue
+    for number, explanation in with_evidence(result, options):
         dataset = build(result, explanation, sources, options, options.series_number_base + 150 + number)
-        path = folder / f"{stem(ROLE, explanation)}.dcm"
-        with atomic_path(path) as temporary:
-            dataset.save_as(temporary, enforce_file_format=True)
-        paths.append(path)
+        paths.append(write_dicom(folder / f"{stem(ROLE, explanation)}.dcm", dataset))
     return paths
 
 
@@ -138,9 +133,7 @@ def build(
         content_description=ascii_text(f"{method} {explanation.class_label}, the whole map", 64),
         contributing_equipment=equipment(result),
         omit_empty_frames=options.omit_empty_frames,
-        series_description=ascii_text(
-            f"{withheld_mark(result, explanation)}{method} {explanation.class_label}: {NOTICE}", 64
-        ),
+        series_description=series_title(result, explanation),
         **device(result),
         **dates(result),
     )

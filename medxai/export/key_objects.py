@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medxai.export.naming import NOTICE, ascii_text, chosen, method_title, stem
+from medxai.export.naming import NOTICE, ascii_text, method_title, stem, with_evidence
+from medxai.export.placement import detached_reason
 from medxai.export.provenance import MANUFACTURER, equipment, moment, settle, source_header, state_body_part, uid_of
 from medxai.export.reporting import observer_context, peak_place, region_place
-from medxai.files import atomic_path
+from medxai.files import write_dicom
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result
 
@@ -21,8 +22,8 @@ ROLE = "key_objects"
 
 def applies(result: Result) -> str | None:
     """Return None for DICOM sources with some evidence, otherwise the reason why not."""
-    if result.study.kind != "dicom" or not result.study.volume.source:
-        return f"the source is not DICOM ({result.study.kind}), so there is no image to point at"
+    if reason := detached_reason(result):
+        return reason
     if not any(explanation.map.max(initial=0.0) > 0 for explanation in result.explanations):
         return "no map has positive evidence, so no slice stands out"
     return None
@@ -30,14 +31,11 @@ def applies(result: Result) -> str | None:
 
 def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
     """Write one selection for the study, named after the first map with evidence, and return its path."""
-    shown = [item for item in chosen(result, options) if float(item.map.max(initial=0.0)) > 0]
+    shown = [item for _, item in with_evidence(result, options)]
     if not shown:
         return []
     dataset = build(result, shown, _headers(folder), options)
-    path = folder / f"{stem(ROLE, shown[0])}.dcm"
-    with atomic_path(path) as temporary:
-        dataset.save_as(temporary, enforce_file_format=True)
-    return [path]
+    return [write_dicom(folder / f"{stem(ROLE, shown[0])}.dcm", dataset)]
 
 
 def build(

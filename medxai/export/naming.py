@@ -42,6 +42,11 @@ def chosen(result: Result, options: ExportOptions) -> tuple[Explanation, ...]:
     return result.explanations[:1] if options.explanations == "primary" else result.explanations
 
 
+def with_evidence(result: Result, options: ExportOptions) -> list[tuple[int, Explanation]]:
+    """Return the chosen explanations with some positive value, each with its place among the chosen ones."""
+    return [(n, item) for n, item in enumerate(chosen(result, options)) if float(item.map.max(initial=0.0)) > 0]
+
+
 def method_title(method: str) -> str:
     """Return the name of a method as people write it (``gradcam`` -> ``Grad-CAM``)."""
     try:
@@ -59,6 +64,12 @@ def withheld_mark(result: Result, explanation: Explanation) -> str:
     """What a series is called first when it holds a map that the gate withholds; empty otherwise."""
     report = result.trust_of(explanation)
     return "WITHHELD BY TRUST GATE, " if report is not None and report.verdict == "withheld" else ""
+
+
+def series_title(result: Result, explanation: Explanation) -> str:
+    """SeriesDescription of a map's object: method, class, that it is no diagnosis, and first whether it is withheld."""
+    what = f"{method_title(explanation.method)} {explanation.class_label}"
+    return ascii_text(f"{withheld_mark(result, explanation)}{what}: {NOTICE}", 64)
 
 
 def trust_line(report: TrustReport) -> str:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medxai.export.anatomy import frame_anatomy
-from medxai.export.naming import NOTICE, ascii_text, chosen, method_title, stem, withheld_mark
+from medxai.export.naming import ascii_text, chosen, method_title, series_title, stem
 from medxai.export.placement import placed_sources, restore_frame_numbers, unplaced_reason
 from medxai.export.provenance import cell_text, concept, dates, device, equipment, finish, peak, uid_of
-from medxai.files import atomic_path
+from medxai.files import write_dicom
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result
 
@@ -33,10 +33,7 @@ def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
     paths = []
     for number, explanation in enumerate(chosen(result, options)):
         dataset = build(result, explanation, sources, options, options.series_number_base + number)
-        path = folder / f"{stem(ROLE, explanation)}.dcm"
-        with atomic_path(path) as temporary:
-            dataset.save_as(temporary, enforce_file_format=True)
-        paths.append(path)
+        paths.append(write_dicom(folder / f"{stem(ROLE, explanation)}.dcm", dataset))
     return paths
 
 
@@ -90,9 +87,7 @@ def build(
         ),
         content_qualification=options.content_qualification,
         contributing_equipment=equipment(result),
-        series_description=ascii_text(
-            f"{withheld_mark(result, explanation)}{method} {explanation.class_label}: {NOTICE}", 64
-        ),
+        series_description=series_title(result, explanation),
         **device(result),
         **dates(result),
     )

@@ -15,11 +15,18 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 
+def detached_reason(result: Result) -> str | None:
+    """Return why there is no DICOM study that an object could belong to; None when there is one."""
+    if result.study.kind != "dicom" or not result.study.volume.source:
+        return f"the source is not DICOM ({result.study.kind}), so there is no study to attach an object to"
+    return None
+
+
 def unplaced_reason(result: Result) -> str | None:
     """Return why the study has no place in a patient that DICOM could state; None when it has one."""
     volume = result.study.volume
-    if result.study.kind != "dicom" or not volume.source:
-        return f"the source is not DICOM ({result.study.kind}), so there is no study to attach an object to"
+    if reason := detached_reason(result):
+        return reason
     if not volume.frame_of_reference:
         return "the source has no FrameOfReferenceUID, so positions in the patient are unknown"
     if volume.positions is None or volume.axes != "DHW":

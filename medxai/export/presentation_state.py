@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medxai.export.naming import NOTICE, ascii_text, chosen, method_title, stem, withheld_mark
+from medxai.export.naming import NOTICE, ascii_text, method_title, series_title, stem, with_evidence
 from medxai.export.outlines import outlines
+from medxai.export.placement import detached_reason
 from medxai.export.provenance import device, equipment, moment, settle, shallow, source_header, state_body_part, uid_of
 from medxai.export.reporting import region_place
 from medxai.export.segmentation import band_colour
 from medxai.export.tracking import tracking
-from medxai.files import atomic_path
+from medxai.files import write_dicom
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result
 
@@ -32,8 +33,8 @@ ROLE = "presentation_state"
 
 def applies(result: Result) -> str | None:
     """Return None for DICOM sources with some evidence, otherwise the reason why not."""
-    if result.study.kind != "dicom" or not result.study.volume.source:
-        return f"the source is not DICOM ({result.study.kind}), so there is no image to draw outlines on"
+    if reason := detached_reason(result):
+        return reason
     if not any(explanation.map.max(initial=0.0) > 0 for explanation in result.explanations):
         return "no map has positive evidence, so there is nothing to outline"
     if any(header.get("PhotometricInterpretation") == "PALETTE COLOR" for header in result.study.volume.source):
@@ -46,14 +47,9 @@ def applies(result: Result) -> str | None:
 def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
     """Write one object per chosen explanation with evidence and return the paths."""
     paths = []
-    for number, explanation in enumerate(chosen(result, options)):
-        if float(explanation.map.max(initial=0.0)) <= 0:
-            continue
+    for number, explanation in with_evidence(result, options):
         dataset = build(result, explanation, options, options.series_number_base + 400 + number)
-        path = folder / f"{stem(ROLE, explanation)}.dcm"
-        with atomic_path(path) as temporary:
-            dataset.save_as(temporary, enforce_file_format=True)
-        paths.append(path)
+        paths.append(write_dicom(folder / f"{stem(ROLE, explanation)}.dcm", dataset))
     return paths
 
 
@@ -95,9 +91,7 @@ def build(
         "graphic_layers": [layer for layer in layers if layer.GraphicLayer in used],
         "graphic_annotations": annotations,
         "contributing_equipment": equipment(result),
-        "series_description": ascii_text(
-            f"{withheld_mark(result, explanation)}{method} {explanation.class_label}: {NOTICE}", 64
-        ),
+        "series_description": series_title(result, explanation),
         **device(result),
     }
     colour = int(images[0].get("SamplesPerPixel", 1)) == 3

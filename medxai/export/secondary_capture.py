@@ -13,7 +13,7 @@ from medxai.export.colours import UInt8, blend
 from medxai.export.display import View, frames, plane, rgb_plane, view_of, window_of
 from medxai.export.lettering import AMBER, FAINT, GROUND, INK, bar, wrap, write_text
 from medxai.export.naming import NOTICE, ascii_text, is_hidden, method_title, percent, stem, trust_line
-from medxai.export.placement import is_multi_frame, unplaced_reason
+from medxai.export.placement import detached_reason, is_multi_frame, unplaced_reason
 from medxai.export.provenance import (
     IMPLEMENTATION_CLASS_UID,
     MANUFACTURER,
@@ -25,7 +25,7 @@ from medxai.export.provenance import (
     source_header,
     uid_of,
 )
-from medxai.files import atomic_path
+from medxai.files import write_dicom
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result
 
@@ -41,9 +41,7 @@ _MULTI_TRUE_COLOUR = "1.2.840.10008.5.1.4.1.1.7.4"
 
 def applies(result: Result) -> str | None:
     """Return None for DICOM sources, otherwise the reason why not."""
-    if result.study.kind != "dicom" or not result.study.volume.source:
-        return f"the source is not DICOM ({result.study.kind}), so there is no study to attach an object to"
-    return None
+    return detached_reason(result)
 
 
 def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
@@ -56,19 +54,15 @@ def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
     pictures = render(result, explanation, options)
     total = frames(result.study.volume)
     if result.study.volume.axes == "THW":
-        return [_save(folder / f"{name}.dcm", build(result, explanation, options, np.stack(list(pictures)), None))]
+        return [
+            write_dicom(folder / f"{name}.dcm", build(result, explanation, options, np.stack(list(pictures)), None))
+        ]
     digits = max(3, len(str(total)))
     paths = []
     for index, picture in enumerate(pictures):
         suffix = "" if total == 1 else f"_{index + 1:0{digits}d}"
-        paths.append(_save(folder / f"{name}{suffix}.dcm", build(result, explanation, options, picture, index)))
+        paths.append(write_dicom(folder / f"{name}{suffix}.dcm", build(result, explanation, options, picture, index)))
     return paths
-
-
-def _save(path: Path, dataset: Dataset) -> Path:
-    with atomic_path(path) as temporary:
-        dataset.save_as(temporary, enforce_file_format=True)
-    return path
 
 
 def render(result: Result, explanation: Explanation, options: ExportOptions) -> Iterator[UInt8]:

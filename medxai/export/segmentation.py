@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from medxai.errors import ExportError
 from medxai.export.colours import heat
-from medxai.export.naming import NOTICE, ascii_text, chosen, method_title, stem, withheld_mark
+from medxai.export.naming import NOTICE, ascii_text, method_title, series_title, stem, with_evidence
 from medxai.export.placement import placed_sources, restore_frame_numbers, unplaced_reason
 from medxai.export.provenance import (
     algorithm,
@@ -25,7 +25,7 @@ from medxai.export.provenance import (
     uid_of,
 )
 from medxai.export.tracking import tracking
-from medxai.files import atomic_path
+from medxai.files import write_dicom
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result
 
@@ -54,16 +54,11 @@ def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
     placed = unplaced_reason(result) is None
     sources = placed_sources(result) if placed else [source_header(result.study.volume.source[0])]
     paths = []
-    for number, explanation in enumerate(chosen(result, options)):
-        if float(explanation.map.max(initial=0.0)) <= 0:
-            continue
+    for number, explanation in with_evidence(result, options):
         series_number = options.series_number_base + 100 + number
         make = build if placed else build_unplaced
         dataset = make(result, explanation, sources, options, series_number)
-        path = folder / f"{stem(ROLE, explanation)}.dcm"
-        with atomic_path(path) as temporary:
-            dataset.save_as(temporary, enforce_file_format=True)
-        paths.append(path)
+        paths.append(write_dicom(folder / f"{stem(ROLE, explanation)}.dcm", dataset))
     return paths
 
 
@@ -139,9 +134,7 @@ def _arguments(result: Result, explanation: Explanation, options: ExportOptions,
         "content_label": "EXPLANATION",
         "content_description": ascii_text(f"{method} {explanation.class_label}, bands of the map", 64),
         "contributing_equipment": equipment(result),
-        "series_description": ascii_text(
-            f"{withheld_mark(result, explanation)}{method} {explanation.class_label}: {NOTICE}", 64
-        ),
+        "series_description": series_title(result, explanation),
         **device(result),
         **dates(result),
     }

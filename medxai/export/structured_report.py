@@ -11,6 +11,7 @@ import numpy as np
 
 from medxai.export.naming import NOTICE, ascii_text, chosen, is_hidden, method_title, stem
 from medxai.export.outlines import region_at
+from medxai.export.placement import detached_reason
 from medxai.export.provenance import concept, peak, uid_of
 from medxai.export.reporting import (
     AGREEMENT,
@@ -25,7 +26,7 @@ from medxai.export.reporting import (
     words,
 )
 from medxai.export.tracking import tracking
-from medxai.files import atomic_path
+from medxai.files import write_dicom
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Prediction, Result, TrustReport
 
@@ -46,18 +47,12 @@ ROLE = "structured_report"
 
 def applies(result: Result) -> str | None:
     """Return None for DICOM sources, otherwise the reason why not."""
-    if result.study.kind != "dicom" or not result.study.volume.source:
-        return f"the source is not DICOM ({result.study.kind}), so there is no study to attach an object to"
-    return None
+    return detached_reason(result)
 
 
 def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
     """Write the report of all chosen explanations, named after the primary one, and return its path."""
-    path = folder / f"{stem(ROLE, result.explanations[0])}.dcm"
-    dataset = build(result, options)
-    with atomic_path(path) as temporary:
-        dataset.save_as(temporary, enforce_file_format=True)
-    return [path]
+    return [write_dicom(folder / f"{stem(ROLE, result.explanations[0])}.dcm", build(result, options))]
 
 
 def build(result: Result, options: ExportOptions) -> Comprehensive3DSR:

@@ -19,7 +19,7 @@ from medxai.export.placement import unplaced_reason
 from medxai.export.provenance import concept, uid_of
 from medxai.export.reporting import document, private, report_algorithm, report_of
 from medxai.export.tracking import tracking
-from medxai.files import atomic_path
+from medxai.files import write_dicom
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result, Volume
 
@@ -57,10 +57,7 @@ def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
         number=options.series_number_base + 310,
         description=f"Volumes of explanations: {NOTICE}",
     )
-    path = folder / f"{stem(ROLE, first)}.dcm"
-    with atomic_path(path) as temporary:
-        dataset.save_as(temporary, enforce_file_format=True)
-    return [path]
+    return [write_dicom(folder / f"{stem(ROLE, first)}.dcm", dataset)]
 
 
 def _groups(

@@ -10,23 +10,17 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from medxai.errors import IngestError
-from medxai.files import atomic_path, write_text
-from medxai.ingest.dicom_file import is_dicom, read_pixels
+from medxai.files import write_dicom, write_text
+from medxai.ingest.burnt_in import BurntIn, treat_text
+from medxai.ingest.dicom_file import is_dicom
 from medxai.ingest.profile import Applied, Profile, apply_profile
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-BurntIn = Literal["refuse", "mask", "keep"]
-
-#: Modalities whose pictures often show the patient's name: only a header that says NO clears them.
-_OFTEN_BURNT_IN = {"US", "IVUS", "ES", "GM", "XC", "OT", "SC", "DOC", "ECG", "HD", "OP", "OPT", "XA", "RF"}
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 #: Attributes whose old values must not occur anywhere in what is written.
 _IDENTITY = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "ReferringPhysicianName",
              "OtherPatientIDs", "OtherPatientNames", "PatientAddress", "PatientTelephoneNumbers", "InstitutionName",
@@ -140,7 +134,7 @@ def _copy(path: Path, target: Path, profile: Profile, burnt_in: BurntIn, report:
         if not dataset.get(name):
             msg = f"{name} is missing; repair the file with 'medxai repair SRC DST' first"
             raise IngestError(msg)
-    masked = _treat_text(dataset, path, burnt_in)
+    masked = treat_text(dataset, path, burnt_in)
     old = (str(dataset.get("PatientID", "") or ""), str(dataset.StudyInstanceUID))
     words = _identity(dataset)
     applied = apply_profile(dataset, profile)
@@ -150,8 +144,7 @@ def _copy(path: Path, target: Path, profile: Profile, burnt_in: BurntIn, report:
     _check_nothing_left(dataset, words)
     patient = str(dataset.PatientID)
     place = target / patient / str(dataset.SeriesInstanceUID) / f"{dataset.SOPInstanceUID}.dcm"
-    with atomic_path(place) as temporary:
-        dataset.save_as(temporary, enforce_file_format=True)
+    write_dicom(place, dataset)
     _count(report, applied)
     return old[0], patient, old[1], str(dataset.StudyInstanceUID)
 
@@ -160,52 +153,6 @@ def _count(report: Report, applied: Applied) -> None:
     report.written += 1
     for name, what in applied.changes.items():
         report.changes.setdefault(name, Counter())[what] += 1
-
-
-def _treat_text(dataset: Dataset, path: Path, burnt_in: BurntIn) -> bool:
-    """Apply the policy for burnt-in text; True where the pixels were masked.
-
-    Raises:
-        IngestError: the image may show text and cannot be cleaned.
-    """
-    said = str(dataset.get("BurnedInAnnotation", "") or "").upper()
-    modality = str(dataset.get("Modality", ""))
-    capture = str(dataset.get("SOPClassUID", "")).startswith(_SECONDARY_CAPTURE)
-    risky = said == "YES" or (said != "NO" and (modality in _OFTEN_BURNT_IN or capture))
-    if not risky or burnt_in == "keep" or "PixelData" not in dataset:
-        return False
-    if burnt_in == "mask" and modality == "US" and dataset.get("SequenceOfUltrasoundRegions"):
-        _mask(dataset, path)
-        return True
-    why = "the header says so" if said == "YES" else f"{'secondary capture' if capture else modality}, not cleared"
-    msg = f"may show text of the patient ({why}); left out, since nothing tells where"
-    raise IngestError(msg)
-
-
-def _mask(dataset: Dataset, path: Path) -> None:
-    """Blacken what lies outside the ultrasound regions; native pixels, colour as RGB."""
-    from pydicom.uid import ExplicitVRLittleEndian
-
-    _, array = read_pixels(path)
-    colour = int(dataset.get("SamplesPerPixel", 1)) == 3 or str(dataset.PhotometricInterpretation) == "PALETTE COLOR"
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    keep = np.zeros((rows, columns), bool)
-    for region in dataset.SequenceOfUltrasoundRegions:
-        top, left = int(region.RegionLocationMinY0), int(region.RegionLocationMinX0)
-        keep[top : int(region.RegionLocationMaxY1) + 1, left : int(region.RegionLocationMaxX1) + 1] = True
-    shape = (*([1] * (array.ndim - 2 - colour)), rows, columns, *([1] * colour))
-    black = array.max() if str(dataset.PhotometricInterpretation) == "MONOCHROME1" else 0
-    cleaned = np.where(keep.reshape(shape), array, np.array(black, array.dtype))
-    dataset.PixelData = cleaned.astype(array.dtype.newbyteorder("<")).tobytes()
-    dataset["PixelData"].VR = "OW" if array.dtype.itemsize > 1 else "OB"
-    dataset["PixelData"].is_undefined_length = False
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    if colour:
-        dataset.PhotometricInterpretation, dataset.PlanarConfiguration, dataset.SamplesPerPixel = "RGB", 0, 3
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
-        for element in list(dataset):
-            if element.tag.group == 0x0028 and 0x1101 <= element.tag.element <= 0x1223:  # palettes
-                del dataset[element.tag]
 
 
 def _identity(dataset: Dataset) -> set[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medxai.errors import IngestError
-from medxai.files import atomic_path, write_text
+from medxai.files import write_dicom, write_text
 from medxai.identity import derive_uid, sha256_file
 from medxai.ingest.dicom_file import is_dicom
 from medxai.ingest.identifiers import identifier_faults, valid_uid
@@ -108,8 +108,7 @@ def _repair_file(path: Path, target: Path, folder: str) -> dict[str, dict[str, s
         _drop_empty_uids(dataset, changes)
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    with atomic_path(target) as temporary:
-        dataset.save_as(temporary, enforce_file_format=True)
+    write_dicom(target, dataset)
     return changes
 
 

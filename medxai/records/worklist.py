@@ -125,11 +125,7 @@ class Worklist:
             WorklistError: there is none with this number.
         """
         with Session(self.engine) as session:
-            job = session.get(Job, job_id)
-            if job is None:
-                msg = f"there is no job {job_id}"
-                raise WorklistError(msg)
-            return _row(job)
+            return _row(_job(session, job_id))
 
     def jobs(self, states: Sequence[str] = ()) -> list[JobRow]:
         """All jobs, or those in `states`, oldest first."""
@@ -146,15 +142,20 @@ class Worklist:
             WorklistError: there is none with this number.
         """
         with Session(self.engine) as session:
-            job = session.get(Job, job_id)
-            if job is None:
-                msg = f"there is no job {job_id}"
-                raise WorklistError(msg)
+            job = _job(session, job_id)
             return JobIdentity(job.study_key, job.input_sha256, job.model_sha256, job.config_sha256)
 
     def _update(self, job_id: int, values: dict[str, object]) -> None:
         with Session(self.engine) as session, session.begin():
             session.execute(update(Job).where(Job.id == job_id).values(**values))
+
+
+def _job(session: Session, job_id: int) -> Job:
+    job = session.get(Job, job_id)
+    if job is None:
+        msg = f"there is no job {job_id}"
+        raise WorklistError(msg)
+    return job
 
 
 def _find(identity: JobIdentity):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a SQLAlchemy select

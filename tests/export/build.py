@@ -245,9 +245,9 @@ def ct_case(
     return Case(result_of(volume, values, seed=str((oblique, flipped, shape))), sources)
 
 
-def mr_case() -> Case:
+def mr_case(*, shape: tuple[int, int, int] = SHAPE, spacing: tuple[float, float, float] = SPACING) -> Case:
     """Return a sagittal MR series without rescale and window, of a knee whose side is known."""
-    case = ct_case(oblique=False)
+    case = ct_case(oblique=False, shape=shape, spacing=spacing)
     turn = np.array([[0.0, 0, 1], [1, 0, 0], [0, -1, 0]])  # slices to the left, rows downwards, columns to the back
     volume = case.result.study.volume
     affine = volume.affine.copy()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import socket
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from medxai.transport.deliver import Outcome, Retry, deliver
 from medxai.transport.send import send
 from tests.pacs import Orthanc, free_port, store_scp
 from tests.studies import dicom_study
+from tests.transport.web_service import Quiet, web_service
 
 pytestmark = pytest.mark.pacs
 
@@ -235,23 +234,14 @@ def test_a_line_that_breaks_after_the_object_is_doubtful(tmp_path: Path) -> None
     """The service takes the body and says nothing: only that object is asked for, the others were never sent."""
     desk = Desk(tmp_path, 409, ("web",))
 
-    class Mute(BaseHTTPRequestHandler):
+    class Mute(Quiet):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             self.close_connection = True
             self.connection.close()
 
-        def log_message(self, *_arguments: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Mute)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        url = f"http://127.0.0.1:{server.server_address[1]}/dicom-web"
-        outcome = desk.deliver(Destination(name="web", kind="dicomweb", url=url, response_seconds=5))
-    finally:
-        server.shutdown()
-        server.server_close()
+    with web_service(Mute) as where:
+        outcome = desk.deliver(where)
     assert outcome.sent == 0
     assert desk.states() == ["uncertain", "waiting", "waiting", "waiting", "waiting"]
 
@@ -295,7 +285,7 @@ def test_an_object_that_is_put_off_does_not_hold_up_the_others(
     wanted = {uid.encode() for uid in desk.uids[:busy]}
     posts: list[bytes] = []
 
-    class Choosy(BaseHTTPRequestHandler):
+    class Choosy(Quiet):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             posts.append(body)
@@ -308,17 +298,8 @@ def test_an_object_that_is_put_off_does_not_hold_up_the_others(
             self.end_headers()
             self.wfile.write(b"{}")
 
-        def log_message(self, *_arguments: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Choosy)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        url = f"http://127.0.0.1:{server.server_address[1]}/dicom-web"
-        outcome = desk.deliver(Destination(name="web", kind="dicomweb", url=url, response_seconds=5))
-    finally:
-        server.shutdown()
-        server.server_close()
+    with web_service(Choosy) as where:
+        outcome = desk.deliver(where)
     assert len(posts) == asked
     assert outcome.sent == sent
     assert len(outcome.failures) == 5 - sent

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlparse
 
 import pytest
@@ -15,6 +13,7 @@ from medxai.errors import DeliveryError
 from medxai.settings import Destination
 from medxai.transport.fetch import matching_studies
 from medxai.transport.send import held
+from tests.transport.web_service import Quiet, web_service
 
 STUDIES = [f"1.2.{number}" for number in range(10)]
 
@@ -23,10 +22,7 @@ STUDIES = [f"1.2.{number}" for number in range(10)]
 def service(most: int, *, offsets: bool = True, beyond: int = 200) -> Iterator[Destination]:
     """A search service of ten studies, or instances, with its own limit; `beyond` is its answer past the last row."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
+    class Handler(Quiet):
         def do_GET(self) -> None:
             asked = parse_qs(urlparse(self.path).query)
             first = int(asked.get("offset", ["0"])[0]) if offsets else 0
@@ -41,13 +37,8 @@ def service(most: int, *, offsets: bool = True, beyond: int = 200) -> Iterator[D
             self.end_headers()
             self.wfile.write(body)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield Destination(name="web", kind="dicomweb", url=f"http://127.0.0.1:{server.server_address[1]}/dicom-web")
-    finally:
-        server.shutdown()
-        server.server_close()
+    with web_service(Handler) as where:
+        yield where
 
 
 @pytest.mark.parametrize("beyond", [200, 400, 404])
