@@ -71,11 +71,10 @@ class GenesisClassifier(nn.Module):
         self.down_tr256 = _Down(128, 128)
         self.down_tr512 = _Down(256, 256)
         self.pool = nn.MaxPool3d(2)
-        self.head = nn.Sequential(
-            nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(512, hidden), nn.ReLU(), nn.Dropout(dropout)
-        )
+        first = nn.Linear(512, hidden)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), first, nn.ReLU(), nn.Dropout(dropout))
         self.classifier = nn.Linear(hidden, num_classes)
-        for layer in (self.head[2], self.classifier):
+        for layer in (first, self.classifier):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 

@@ -1,0 +1,1 @@
+"""Lung ultrasound: covid, bacterial pneumonia or healthy, from stills and clips, by the published protocol."""
