@@ -14,6 +14,7 @@ from medxai.identity import pseudonym, sha256_file, sha256_text
 from medxai.ingest.archive import unpack
 from medxai.ingest.dicom_file import is_dicom, read_header
 from medxai.ingest.mosaic import is_mosaic
+from medxai.ingest.slide import aside, is_slide
 from medxai.ingest.split import Slice, read_slice, split
 from medxai.study import SourceFiles, SourceKind
 
@@ -90,8 +91,8 @@ def discover(roots: Sequence[Path], workspace: Path) -> Discovery:
 
     DICOM instances are grouped by study and series, and a series that holds several volumes (orientations, echoes,
     diffusion weightings, phases) is split into them; enhanced multi-frame objects and ultrasound are one study per
-    instance. Localisers and byte-equal copies are left out. Files of unknown kinds are ignored and counted. Symbolic
-    links are not followed.
+    instance, the levels of a whole slide one study together. Localisers, labels and overviews of slides and byte-equal
+    copies are left out. Files of unknown kinds are ignored and counted. Symbolic links are not followed.
 
     Raises:
         IngestError: a root does not exist, or nothing under all of them looks like an image.
@@ -99,6 +100,7 @@ def discover(roots: Sequence[Path], workspace: Path) -> Discovery:
     sources: dict[str, SourceFiles] = {}
     rejected: list[Rejected] = []
     series: dict[tuple[str, str], list[tuple[Path, Dataset]]] = {}
+    slides: dict[tuple[str, str, str], list[tuple[Path, str]]] = {}
     left_out: Counter[str] = Counter()
     archives: dict[Path, Path] = {}
     seen: set[Path] = set()  # roots may overlap
@@ -120,7 +122,13 @@ def discover(roots: Sequence[Path], workspace: Path) -> Discovery:
                     sources.setdefault(found.key, found)
                 else:
                     uids, header = found
-                    series.setdefault(uids, []).append((path, header))
+                    if not is_slide(header):
+                        series.setdefault(uids, []).append((path, header))
+                    elif what := aside(header):
+                        left_out[what] += 1
+                    else:
+                        frame = str(header.get("FrameOfReferenceUID", "") or "")
+                        slides.setdefault((*uids, frame), []).append((path, _instance(path, header)))
             except MedxaiError as error:
                 rejected.append(_reject(path, error))
             except OSError as error:
@@ -132,6 +140,9 @@ def discover(roots: Sequence[Path], workspace: Path) -> Discovery:
                 continue
             key = pseudonym("dicom", study_uid, series_uid, *([part.sign] if part.sign else []))
             sources.setdefault(key, SourceFiles(key, "dicom", tuple(sorted(part.files)), part.sign))
+    for slide_uids, levels in slides.items():
+        key = pseudonym("slide", *slide_uids)
+        sources.setdefault(key, SourceFiles(key, "dicom", tuple(sorted(_distinct(levels, left_out)))))
     if not sources and not rejected:
         names = ", ".join(str(root) for root in roots)
         others = [f"{ignored} other files", *(f"{count} {what}" for what, count in sorted(left_out.items()))]
@@ -145,20 +156,31 @@ def discover(roots: Sequence[Path], workspace: Path) -> Discovery:
 
 def _without_copies(files: Sequence[tuple[Path, Dataset]], left_out: Counter[str]) -> list[Slice]:
     """Slices of a series without files that repeat another byte by byte."""
-    named: dict[str, list[tuple[Path, Dataset]]] = {}
-    for path, header in sorted(files, key=lambda item: item[0]):
-        named.setdefault(str(header.get("SOPInstanceUID", "") or path), []).append((path, header))
-    kept: list[Slice] = []
+    headers = dict(files)
+    named = [(path, _instance(path, header)) for path, header in files]
+    return [read_slice(path, headers[path]) for path in _distinct(named, left_out)]
+
+
+def _instance(path: Path, header: Dataset) -> str:
+    return str(header.get("SOPInstanceUID", "") or path)
+
+
+def _distinct(files: Sequence[tuple[Path, str]], left_out: Counter[str]) -> list[Path]:
+    """Paths with their SOPInstanceUID -> those that do not repeat another file byte by byte."""
+    named: dict[str, list[Path]] = {}
+    for path, uid in sorted(files):
+        named.setdefault(uid, []).append(path)
+    kept: list[Path] = []
     for same in named.values():
         seen: set[str] = set()
-        for path, header in same:
+        for path in same:
             if len(same) > 1:
                 digest = sha256_file(path)
                 if digest in seen:
                     left_out["copies of another file"] += 1
                     continue
                 seen.add(digest)
-            kept.append(read_slice(path, header))
+            kept.append(path)
     return kept
 
 
@@ -227,7 +249,7 @@ def _classify(path: Path) -> SourceFiles | tuple[tuple[str, str], Dataset] | Non
         raise IngestError(msg)
     study_uid = str(header.get("StudyInstanceUID", "") or "")
     series_uid = str(header.get("SeriesInstanceUID", "") or path.parent)
-    if is_volume_series(header):
+    if is_volume_series(header) or is_slide(header):
         return (study_uid, series_uid), header
     key = pseudonym("instance", study_uid, series_uid, str(header.get("SOPInstanceUID", "") or sha256_file(path)))
     return SourceFiles(key, "dicom", (path,))

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 _UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
 _IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-#: Modalities whose IODs contain the Frame of Reference module as mandatory (PS3.3 A.3, A.4).
-_NEEDS_FRAME = {"CT", "MR", "PT"}
+#: Modalities whose IODs contain the Frame of Reference module as mandatory (PS3.3 A.3, A.4, A.32.8).
+_NEEDS_FRAME = {"CT", "MR", "PT", "SM"}
 
 
 def check_identifiers(headers: Sequence[Dataset], study: str) -> None:

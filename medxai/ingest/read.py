@@ -11,6 +11,7 @@ from medxai.ingest.mosaic import is_mosaic, read_mosaic
 from medxai.ingest.multiframe import read_multiframe
 from medxai.ingest.nifti import read_nifti
 from medxai.ingest.picture import read_picture
+from medxai.ingest.slide import is_slide, read_slide
 from medxai.ingest.ultrasound import read_image
 from medxai.ingest.video import read_video
 from medxai.study import SourceFiles, Study, Volume
@@ -50,6 +51,8 @@ def _read(source: SourceFiles, modality: str | None, largest_gap_mm: float | Non
         header = read_header(first)
         if is_enhanced(header):
             return read_multiframe(first, source.key, largest_gap_mm)
+        if is_slide(header):
+            return read_slide(source.files, source.key)
         if is_mosaic(header):
             return read_mosaic(first, source.key)
         if is_volume_series(header):
