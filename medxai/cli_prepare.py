@@ -39,8 +39,9 @@ def prepare_bundle(
 
     from medxai.explain.preparing import prepare
     from medxai.explain.target_layer import find_target_layer
+    from medxai.predict.arithmetic import parse_precision
     from medxai.predict.bundle import AllowList, load_bundle
-    from medxai.predict.openvino_engine import openvino, parse_precision
+    from medxai.predict.openvino_engine import openvino
     from medxai.predict.prepared import allowed_name, prepared_folder
     from medxai.predict.samples import bundle_samples
     from medxai.session import quiet_libraries
@@ -93,6 +94,8 @@ def print_prepared(described: dict[str, Any], *, on_noise: bool) -> None:
         network, prepared = measured[f"{key}_seconds_network"], measured[f"{key}_seconds_prepared"]
         table.add_row(label, f"{network:.4f} s", f"{prepared:.4f} s", f"{prepared / network:.2f}")
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+    if "float32_share" in measured:
+        typer.echo(f"the first layers ({measured['float32_share']:.0%} of the work up to the layer) stay in float32")
     inputs = "noise" if on_noise else f"{measured['inputs']:.0f} windows"
     typer.echo(
         f"on {inputs}: correlation of maps {measured['map_correlation']:.6f}, relative error of maps "

@@ -1,8 +1,9 @@
-"""Which windows of a regular grid to look at when there is time for a share of them only."""
+"""The effects of all windows of a regular grid from a part of them, to a stated accuracy of the map."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import reduce
 from math import ceil
 
 import torch
@@ -11,83 +12,110 @@ from torch.nn import functional
 
 from medxai.explain.windows import Windows
 
-#: Effect ``[B, n]`` of windows ``index [B, n]`` of a grid.
-Ask = Callable[[Windows, Tensor], Tensor]
+#: Effect ``[n]`` of windows ``index [n]``.
+Ask = Callable[[Tensor], Tensor]
 
 #: With fewer windows to choose there is too little to go by, and running all of them costs little.
 LEAST = 120
-#: Rounds of refinement after the first look, and the share of what is left that the first look may take.
-ROUNDS, FIRST = 12, 0.1
+#: Share of the windows that a round adds, in full batches of prepared networks.
+ROUND, TOGETHER = 0.05, 16
+#: How far the error of a guess is the same everywhere, the rest growing with the square of the effects around it.
+_EVEN = 0.6
+#: Errors of neighbours are alike, which the sum over independent ones does not know; found on the shipped bundles.
+_CAUTION = 4.0
+#: Noise of an effect over its spread, and steps of the solver.
+_NOISE, _STEPS = 0.02, 40
 
 
-def plan(windows: Windows, budget: float) -> tuple[Windows, int] | None:
-    """Blocks of the first pass and how many windows follow, or None where these would be too few.
+def estimate(windows: Windows, accuracy: float, budget: float, ask: Ask) -> tuple[Tensor, int, float]:
+    """Effect ``[windows]`` of all windows of one image, how many were run, and the correlation expected of the map.
 
-    Args:
-        windows: all of them.
-        budget: share of them that may be run, both passes together.
-    """
-    sizes = tuple(min(s, 2 * w) for s, w in zip(windows.spatial, windows.size, strict=True))
-    blocks = Windows(windows.spatial, sizes, sizes)
-    left = int(budget * windows.count) - blocks.count
-    return (blocks, left) if left >= LEAST else None
-
-
-def estimate(windows: Windows, blocks: Windows, left: int, batch: int, ask: Ask) -> Tensor:
-    """Effect ``[B, windows]`` of all windows from `left` of them, chosen for each sample by what was seen before.
-
-    Blocks of twice the size, side by side, show where to look. Every second window in the strongest of them
-    follows, then, in rounds, whatever lies beside strong windows. Between known windows values are interpolated;
-    far from any the effect counts as zero.
+    Every second window along each axis comes first, then, in rounds, those that are guessed worst: far from known
+    ones and beside strong ones. A guess is the mean of a Gaussian process (kriging) whose covariance is what two
+    windows have in common, half for neighbours along an axis. Windows of a new round tell how wrong the guesses
+    were, and thereby how well the map made of known and guessed windows correlates with that of all.
 
     Args:
         windows: all of them.
-        blocks: of the first pass.
-        left: windows to run.
-        batch: ``B``.
+        accuracy: correlation of the maps at which to stop.
+        budget: share of the windows at which to stop, however good the map is.
         ask: runs windows.
     """
-    grid = windows.grid
-    effect = blocks.average(ask(blocks, torch.arange(blocks.count).expand(batch, -1))).abs()
-    for axis, span in enumerate(windows.spans, start=1):
-        share = (span / span.sum(1, keepdim=True)).to(effect)
-        effect = torch.tensordot(effect, share, dims=([axis], [1])).movedim(-1, axis)
-    second = torch.ones(grid, dtype=torch.bool)
-    for axis, size in enumerate(grid):
-        odd = (torch.arange(size) % 2 == 1).view([size if a == axis else 1 for a in range(len(grid))])
-        second = second & ~odd
-    first = min(max(1, int(FIRST * left)), int(second.sum()))
-    priority = effect.masked_fill(~second, -1.0)
-    known = torch.zeros(batch, *grid, dtype=torch.bool)
-    values = torch.zeros(batch, *grid)
-    each = ceil((left - first) / ROUNDS)
-    remaining = left
-    for count in (first, *[each] * ROUNDS):
-        count = min(count, remaining)
-        if count <= 0:
+    grid, most = windows.grid, max(1, int(budget * windows.count))
+    round_size = ceil(ROUND * windows.count / TOGETHER) * TOGETHER
+    known = torch.zeros(grid, dtype=torch.bool)
+    values = torch.zeros(grid)
+
+    def run(index: Tensor) -> None:
+        values.view(-1)[index] = ask(index)
+        known.view(-1)[index] = True
+
+    run(_every_second(grid).flatten().nonzero()[:most, 0])
+    error, expected = None, 0.0
+    while True:
+        guessed = _krige(values, known)
+        if known.all():
+            return guessed.flatten(), windows.count, 1.0
+        unsure = _unsure(values, known)
+        if error is not None:
+            expected = _expected(windows, guessed, error * unsure)
+        count = int(known.sum())
+        step = min(round_size, windows.count - count, most - count)
+        if expected >= accuracy or step < 1:
+            return guessed.flatten(), count, expected
+        index = unsure.flatten().topk(step).indices
+        before = guessed.flatten()[index]
+        run(index)
+        seen = ((values.flatten()[index] - before).square() / unsure.flatten()[index]).mean()
+        error = seen if error is None else (error + seen) / 2
+
+
+def _every_second(grid: tuple[int, ...]) -> Tensor:
+    lines = [
+        (torch.arange(size) % 2 == 0).view([size if a == axis else 1 for a in range(len(grid))])
+        for axis, size in enumerate(grid)
+    ]
+    return reduce(torch.logical_and, lines)
+
+
+def _krige(values: Tensor, known: Tensor) -> Tensor:
+    """Known values as they are, elsewhere what they lead to expect; conjugate gradients, since all sums are local."""
+    mean = values[known].mean()
+    right = (values - mean) * known
+    solution, rest = torch.zeros_like(right), right.clone()
+    direction, size = rest, rest.square().sum()
+    for _ in range(_STEPS):
+        if size <= 0:
             break
-        remaining -= count
-        index = priority.flatten(1).topk(count).indices
-        values.flatten(1).scatter_(1, index, ask(windows, index))
-        known.flatten(1).scatter_(1, index, torch.ones_like(index, dtype=torch.bool))
-        near = _around(values.abs(), torch.maximum)
-        priority = (_between(values, known).abs() + 0.25 * near).masked_fill(known, -1.0)
-    return _between(values, known).flatten(1)
+        product = known * _smooth(direction) + _NOISE * direction
+        step = size / (direction * product).sum()
+        solution, rest = solution + step * direction, rest - step * product
+        before, size = size, rest.square().sum()
+        direction = rest + size / before * direction
+    return torch.where(known, values, _smooth(solution) + mean)
 
 
-def _between(values: Tensor, known: Tensor) -> Tensor:
-    """Known values as they are, weighted means of their known neighbours elsewhere, shrunk where these are few."""
-    total = _around(values, lambda a, b: a + b, side=0.5)
-    weight = _around(known.float(), lambda a, b: a + b, side=0.5)
-    return torch.where(known, values, total / (weight + 0.25))
+def _unsure(values: Tensor, known: Tensor) -> Tensor:
+    """Square of the error to expect of each guess, up to a common factor; -1 where nothing is guessed."""
+    near = _smooth(known.float())
+    strength = _smooth(values.square()) / near.clamp_min(1e-6)
+    mean = values[known].square().mean().clamp_min(1e-30)
+    far = 1 - near / _smooth(torch.ones_like(values))
+    return ((_EVEN + (1 - _EVEN) * strength / mean) * far).masked_fill(known, -1.0)
 
 
-def _around(values: Tensor, join: Callable[[Tensor, Tensor], Tensor], side: float = 1.0) -> Tensor:
-    """Combine each cell of ``[B, *grid]`` with its neighbours along every axis, these multiplied by `side`."""
-    axes: Sequence[int] = range(1, values.ndim)
-    for axis in axes:
+def _expected(windows: Windows, guessed: Tensor, squares: Tensor) -> float:
+    """Correlation of a map with the true one, from the squared errors that its guessed windows are expected to have."""
+    cover = windows.spread(torch.ones(1, windows.count))
+    error = _CAUTION * (windows.spread(squares.clamp_min(0).view(1, -1)) / cover.square()).mean()
+    spread = windows.average(guessed.view(1, -1)).var()
+    return float((spread / (spread + error)).sqrt()) if float(spread) > 0 else 0.0
+
+
+def _smooth(values: Tensor) -> Tensor:
+    """Each cell of a grid and half of its neighbours, along every axis."""
+    for axis in range(values.ndim):
         size = values.shape[axis]
         padded = functional.pad(values, [0, 0] * (values.ndim - 1 - axis) + [1, 1])
-        beside = join(padded.narrow(axis, 0, size), padded.narrow(axis, 2, size))
-        values = join(values, side * beside)
+        values = values + 0.5 * (padded.narrow(axis, 0, size) + padded.narrow(axis, 2, size))
     return values

@@ -24,7 +24,7 @@ def scaled_maps(maps: Tensor, size: Sequence[int]) -> Tensor:
     """
     axes = enlarging(maps.shape[1:], size)
     ends = [_turns(cells, voxels) for cells, voxels in zip(maps.shape[1:], size, strict=True)]
-    few = _enlarge(maps, [weights[places] for weights, places in zip(axes, ends, strict=True)]).flatten(1)
+    few = along_axes(maps, [weights[places] for weights, places in zip(axes, ends, strict=True)]).flatten(1)
     low, high = few.amin(1), few.amax(1)
     shape = (-1, *[1] * (maps.ndim - 1))
     return (maps - low.view(shape)) / (high - low).clamp_min(1e-12).view(shape)
@@ -32,7 +32,7 @@ def scaled_maps(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
     """``[N, *s]`` -> ``[N, *size]``, linear between the centres of cells."""
-    return _enlarge(maps, enlarging(maps.shape[1:], size))
+    return along_axes(maps, enlarging(maps.shape[1:], size))
 
 
 def enlarging(cells: Sequence[int], size: Sequence[int]) -> list[Tensor]:
@@ -40,8 +40,8 @@ def enlarging(cells: Sequence[int], size: Sequence[int]) -> list[Tensor]:
     return [_weights(few, many) for few, many in zip(cells, size, strict=True)]
 
 
-def _enlarge(maps: Tensor, axes: Sequence[Tensor]) -> Tensor:
-    """Apply one matrix ``[S_a, s_a]`` to each axis of ``[N, *s]``."""
+def along_axes(maps: Tensor, axes: Sequence[Tensor]) -> Tensor:
+    """Apply one matrix ``[S_a, s_a]`` of `enlarging`, or some rows of it, to each axis of ``[N, *s]``."""
     for axis in reversed(range(len(axes))):
         weights = axes[axis].to(maps)
         before, after = maps.shape[: axis + 1], maps.shape[axis + 2 :]

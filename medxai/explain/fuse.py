@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from medxai.explain.enlarge import along_axes, enlarging
 from medxai.explain.resize import resize
 from medxai.study import FloatArray
+
+#: Values of the fused map that are made at once: beside it nothing of its size is held.
+_SLAB = 1 << 20
 
 
 def enlarge(raw: FloatArray, size: Sequence[int]) -> FloatArray:
@@ -39,11 +44,21 @@ def fuse_windows(
         importance: ``[*size]`` positive.
         shape: prepared grid.
     """
-    total = np.zeros(tuple(shape), dtype=np.float32)
-    norm = np.zeros(tuple(shape), dtype=np.float32)
-    for index, offset in enumerate(offsets):
-        window = enlarge(raw[index : index + 1], size)[0]
-        where = tuple(slice(int(o), int(o) + int(s)) for o, s in zip(offset, size, strict=True))
-        total[where] += np.float32(weights[index] * len(offsets)) * importance * window
-        norm[where] += importance
-    return np.divide(total, norm, out=np.zeros_like(total), where=norm > 0)
+    fused = np.zeros(tuple(shape), dtype=np.float32)
+    axes, maps = enlarging(raw.shape[1:], size), torch.from_numpy(np.ascontiguousarray(raw))
+    planes = max(1, _SLAB // prod(shape[1:]))
+    for first in range(0, shape[0], planes):
+        slab = fused[first : first + planes]
+        norm = np.zeros_like(slab)
+        for index, offset in enumerate(offsets.tolist()):
+            low, high = max(first, offset[0]), min(first + len(slab), offset[0] + size[0])
+            if low >= high:
+                continue
+            rows = slice(low - offset[0], high - offset[0])
+            window = along_axes(maps[index : index + 1], [axes[0][rows], *axes[1:]])[0].numpy()
+            rest = (slice(o, o + s) for o, s in zip(offset[1:], size[1:], strict=True))
+            where = (slice(low - first, high - first), *rest)
+            slab[where] += np.float32(weights[index] * len(offsets)) * importance[rows] * window
+            norm[where] += importance[rows]
+        np.divide(slab, norm, out=slab, where=norm > 0)
+    return fused

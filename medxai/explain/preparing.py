@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from medxai.errors import BundleError
 from medxai.explain.calls import capture
 from medxai.explain.replay import ReplayPlan, plan_replay, replaying
-from medxai.predict.openvino_engine import Precision, convert, processor_runs
+from medxai.predict.arithmetic import Precision
+from medxai.predict.openvino_engine import convert, processor_runs
 from medxai.predict.prepared import (
     Manifest,
     Prepared,
@@ -29,6 +30,8 @@ from medxai.predict.prepared import (
 RELATIVE_ERROR = 1e-4
 #: Correlation of every decided class's map with the exact one.
 CORRELATION = 0.999
+#: Shares of the stem that compute in float32 where bfloat16 alone is not good enough, as far as it is still worth it.
+_EXACT = (0.15, 0.3, 0.45, 0.6)
 #: Interleaved runs of each of the timings.
 _RUNS = 7
 #: Draws of rounding for each input.
@@ -176,7 +179,16 @@ def prepare(
         tell("compare maps", 3, 5)
         judged = example if samples is None else samples
         fidelity = compare(network, prepared, judged)
-        refusal = fidelity.refusal(precision)
+        refusal, kept = fidelity.refusal(precision), {}
+        if refusal and precision == "bfloat16":
+            tell("look for layers that need float32", 3, 5)
+            for share in _EXACT:
+                mixed = prepared.exact_until(share)
+                better = compare(network, mixed, judged)
+                if better.refusal(precision) is None:
+                    prepared, stated, fidelity, refusal = mixed, mixed.manifest, better, None
+                    kept = {"float32_share": share}
+                    break
         rounding = None
         if refusal and fidelity.refusal(precision, Rounding(1, 1, 1)) is None:
             tell("compare with double precision", 3, 5)
@@ -186,7 +198,7 @@ def prepare(
             msg = f"not prepared in {precision}: {refusal}"
             raise BundleError(msg)
         tell("measure", 4, 5)
-        measured = _numbers(fidelity, rounding) | measure_speed(network, prepared, judged[:1])
+        measured = kept | _numbers(fidelity, rounding) | measure_speed(network, prepared, judged[:1])
     finally:
         for module in training:
             module.training = True

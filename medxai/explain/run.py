@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from medxai.explain.masking.operator import Blend
     from medxai.explain.target import Target
     from medxai.predict.blends import Sums
-    from medxai.predict.local_changes import Known
+    from medxai.predict.local_changes import Boxes, Known
 
 
 @dataclass(eq=False)
@@ -191,6 +191,29 @@ class Run:
                 return None
             parts.append(found)
         self.meter.advance(len(maps))
+        return torch.cat(parts)
+
+    def replaced(self, blend: Blend, boxes: Boxes, rows: Tensor) -> Tensor | None:
+        """Output ``[N, K]`` float32 for images with a box removed, or None where they must be made one by one.
+
+        Args:
+            blend: operator that removes.
+            boxes: ``[N, axes, 2]`` first and last position of each box, included.
+            rows: ``[N]``, of which sample each is a version.
+        """
+        forward, inputs = self.shared.forward, self.shared.inputs
+        prepared = forward.prepared_for(inputs)
+        if prepared is None:
+            return None
+        parts, start, (order, counts) = [], 0, torch.unique_consecutive(rows, return_counts=True)
+        for row, count in zip(order.tolist(), counts.tolist(), strict=True):
+            known = self.shared.known.setdefault(row, {})
+            found = prepared.replaced(inputs.x[row], blend.baseline(row), boxes[start : start + count], known)
+            if found is None:
+                return None
+            parts.append(found)
+            start += count
+        self.meter.advance(len(boxes))
         return torch.cat(parts)
 
     def scores(self, x: Tensor, rows: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def load_analysis(
             score=item["score"],
             raw=arrays[f"raw_{i}"],
             input_map=arrays[f"input_{i}"],
-            map=np.maximum(grid.backward(arrays[f"input_{i}"]), 0.0),
+            map=grid.backward(arrays[f"input_{i}"]),
             affine=study.volume.affine,
             input_affine=grid.affine,
             cell_mm=tuple(item["cell_mm"]),

@@ -280,12 +280,12 @@ def _place(
     size = windows.size
     method, method_options = plan.methods[name]
     if study.volume.axes == "THW":  # one window per frame, none overlapping
-        frames = enlarge(raw, size) * (weights * len(raw)).reshape(-1, 1, 1)
-        fused = frames.astype(np.float32)
+        fused = enlarge(raw, size)
+        fused = np.multiply(fused, (weights * len(raw)).reshape(-1, 1, 1).astype(np.float32))
     else:
         fused = fuse_windows(raw, windows.offsets, weights, size, windows.importance, grid.shape)
-    input_map = np.maximum(fused, 0.0)
-    placed = np.maximum(grid.backward(input_map), 0.0)
+    input_map = np.maximum(fused, 0.0, out=fused)
+    placed = grid.backward(input_map)
     spacing = np.linalg.norm(grid.affine[:3, :3], axis=0)
     cells = np.array(size) / np.array(raw.shape[1:])
     cell = [0.0] * (3 - len(cells)) + [float(c) for c in cells * spacing[3 - len(cells) :]]

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 #: A size in voxels (int) or as a share of the axis (float), for all axes or one each.
@@ -72,6 +74,13 @@ class Windows:
             place = torch.arange(s)[None]
             found.append(((place >= start) & (place < start + w)).float())
         return tuple(found)
+
+    def boxes(self, index: Tensor) -> NDArray[np.int64]:
+        """First and last voxel ``[N, axes, 2]`` (included) of windows ``index[i]`` (row-major over `grid`)."""
+        places = np.stack(np.unravel_index(index.cpu().numpy(), self.grid), axis=1)
+        first = places * np.array(self.stride)
+        last = np.minimum(first + np.array(self.size), np.array(self.spatial)) - 1
+        return np.stack([first, last], axis=2).astype(np.int64)
 
     def masks(self, index: Tensor) -> Tensor:
         """Masks ``[N, *S]`` that remove window ``index[i]`` (row-major over `grid`) and keep the rest."""

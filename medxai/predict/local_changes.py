@@ -21,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medxai.predict.openvino_engine import TOLERANCE, Precision, build, cut, fix
+from medxai.predict.arithmetic import Arithmetic
+from medxai.predict.openvino_engine import TOLERANCE, build, cut, fix
 from medxai.predict.reach import Reach, Waist, between, waists
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ _MOVE = 100.0
 _STEP = 0.03
 #: Kinds of regions that are compiled; more of them are run through the whole network.
 _KINDS = 4
+#: Plans kept; and strides of a network that are told apart when it is planned for regions of one size.
+_PLANS, _STRIDES = 64, 64
 
 
 @dataclass(frozen=True)
@@ -65,15 +68,15 @@ class LocalChanges:
         read: the network as a model of any batch size.
         shape: ``(C, *S)`` of the input.
         batch: samples run at once.
-        precision: of the computation.
+        arithmetic: precision of each layer.
     """
 
-    def __init__(self, read: Callable[[], Any], shape: Sequence[int], batch: int, precision: Precision) -> None:
-        self._read, self._shape, self._batch, self._precision = read, tuple(shape), batch, precision
-        self._tolerance = TOLERANCE[precision]
+    def __init__(self, read: Callable[[], Any], shape: Sequence[int], batch: int, arithmetic: Arithmetic) -> None:
+        self._read, self._shape, self._batch, self._arithmetic = read, tuple(shape), batch, arithmetic
+        self._tolerance = TOLERANCE[arithmetic.precision]
         found, self._work = self._find()
         self._waists = useful(found, self._work)
-        self._plans: dict[bytes, list[Step]] = {}
+        self._plans: dict[tuple[int, ...], list[Step]] = {}
         self._compiled: dict[Any, Callable[[Tensor], list[Tensor]]] = {}
         self._trusted: dict[tuple[Step, ...], bool] = {}
         self._lock = threading.Lock()
@@ -92,21 +95,54 @@ class LocalChanges:
         with self._lock:
             if len(self._plan(regions(clean, images[:1]))) < 2:  # the others will be alike
                 return None
-            boxes = regions(clean, images)
-            steps = self._plan(boxes)
-            if len(steps) < 2 or not self._admit(tuple(steps)):
-                return None
-            known = {} if known is None else known
-            if not known:
-                self._values(clean, known)
-            parts = []
-            for start in range(0, len(images), self._batch):
-                many = images[start : start + self._batch].numpy()
-                parts.append(self._run(steps, known, many, boxes[start : start + self._batch]))
-            logits = torch.from_numpy(np.concatenate(parts))
-            if tuple(steps) not in self._trusted:
-                self._compare(tuple(steps), logits[:1], whole(images[:1]))
-            return logits if self._trusted[tuple(steps)] else None
+            values = images.numpy()
+            return self._logits(clean, values, regions(clean, images), lambda: whole(images[:1]), known)
+
+    def replaced(
+        self,
+        clean: Tensor,
+        base: Tensor,
+        boxes: Boxes,
+        whole: Callable[[Tensor], Tensor],
+        known: Known | None = None,
+    ) -> Tensor | None:
+        """As a call, for versions that show another image in a box; they need not be made.
+
+        Args:
+            clean: ``[C, *S]`` float32.
+            base: ``[C, *S]`` float32, what the boxes show.
+            boxes: ``[N, axes, 2]`` first and last position, included.
+            whole: see above.
+            known: see above.
+        """
+
+        def first() -> Tensor:
+            image, where = clean.clone(), tuple(slice(low, high + 1) for low, high in boxes[0].tolist())
+            image[(slice(None), *where)] = base[(slice(None), *where)]
+            return whole(image[None])
+
+        with self._lock:
+            values = np.broadcast_to(base.numpy(), (len(boxes), *base.shape))
+            return self._logits(clean, values, boxes, first, known)
+
+    def _logits(
+        self, clean: Tensor, values: Array, boxes: Boxes, first: Callable[[], Tensor], known: Known | None
+    ) -> Tensor | None:
+        """Logits of versions with `values` in their boxes, None as in a call; `first` runs the first one whole."""
+        steps = self._plan(boxes)
+        if len(steps) < 2 or not self._admit(tuple(steps)):
+            return None
+        known = {} if known is None else known
+        if not known:
+            self._values(clean, known)
+        parts = []
+        for start in range(0, len(boxes), self._batch):
+            some = slice(start, start + self._batch)
+            parts.append(self._run(steps, known, values[some], boxes[some]))
+        logits = torch.from_numpy(np.concatenate(parts))
+        if tuple(steps) not in self._trusted:
+            self._compare(tuple(steps), logits[:1], first())
+        return logits if self._trusted[tuple(steps)] else None
 
     def clean(self, image: Tensor, known: Known) -> Tensor:
         """Logits ``[1, K]`` of an image, in the pass that finds what its versions will need.
@@ -122,11 +158,11 @@ class LocalChanges:
         return waists(fix(self._read(), [1, *self._shape]))
 
     def _plan(self, boxes: Boxes) -> list[Step]:
-        key = boxes.tobytes()
+        key = tuple((boxes[..., 1] - boxes[..., 0] + 1).max(0).tolist())
         if key not in self._plans:
-            if len(self._plans) > 64:
+            if len(self._plans) > _PLANS:
                 self._plans.clear()
-            self._plans[key] = plan_steps(self._waists, self._work, boxes)
+            self._plans[key] = plan_steps(self._waists, self._work, anywhere(key, self._shape[1:]))
         return self._plans[key]
 
     def _admit(self, steps: tuple[Step, ...]) -> bool:
@@ -200,7 +236,7 @@ class LocalChanges:
         key = (*key, torch.get_num_threads())
         if key not in self._compiled:
             model = make(fix(self._read(), [batch, *self._shape]))
-            self._compiled[key] = build(model, self._precision, key[-1])
+            self._compiled[key] = build(model, self._arithmetic, key[-1])
         return self._compiled[key]
 
 
@@ -215,6 +251,19 @@ def regions(clean: Tensor, images: Tensor) -> Boxes:
         boxes[:, axis, 0] = np.where(found, line.argmax(1), 0)
         boxes[:, axis, 1] = np.where(found, line.shape[1] - 1 - line[:, ::-1].argmax(1), 0)
         differs = differs.any(1)
+    return boxes
+
+
+def anywhere(size: Sequence[int], whole: Sequence[int]) -> Boxes:
+    """Regions of one size at the left border, at the right one, and at all distances from a multiple of the strides.
+
+    What is planned for them serves every region of that size: one compiled kind, wherever a window lies.
+    """
+    boxes = np.zeros((_STRIDES + 1, len(size), 2), np.int64)
+    for axis, (length, full) in enumerate(zip(size, whole, strict=True)):
+        boxes[:-1, axis, 0] = np.minimum(np.arange(_STRIDES), full - length)
+        boxes[-1, axis, 0] = full - length
+        boxes[:, axis, 1] = boxes[:, axis, 0] + length - 1
     return boxes
 
 

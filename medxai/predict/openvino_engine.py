@@ -15,17 +15,16 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medxai.errors import BundleError
+from medxai.predict.arithmetic import Arithmetic, Precision
 from medxai.predict.reach import Waist, affine_end, deep_from, waists
 from medxai.predict.short_convolution import shorten
-
-Precision = Literal["float32", "bfloat16"]
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 #: Relative difference from the whole network that rounding explains where a shorter way is taken.
@@ -58,18 +57,6 @@ def openvino() -> Any:
                 sys.modules[_TELEMETRY] = kept
         return module
     return sys.modules["openvino"]
-
-
-def parse_precision(text: str) -> Precision:
-    """Check the name of a precision.
-
-    Raises:
-        BundleError: it is none.
-    """
-    if text in get_args(Precision):
-        return cast(Precision, text)
-    msg = f"precision {text!r} is not one of {', '.join(get_args(Precision))}"
-    raise BundleError(msg)
 
 
 def processor_runs(precision: Precision) -> bool:
@@ -174,6 +161,7 @@ class Engine:
         batch: samples that are run at once; the other sizes are 1 and, from where weights outweigh values, `many`.
         precision: of the computation; inputs and outputs are float32.
         source: run the network from this tensor on alone, which is the input then.
+        exact: waist up to which the layers compute in float32 all the same.
 
     Attributes:
         shape: ``(C, *S)`` of the input.
@@ -187,10 +175,11 @@ class Engine:
         batch: int,
         precision: Precision,
         source: Waist | None = None,
+        exact: str | None = None,
     ) -> None:
         self.shape = tuple(shape) if source is None else source.shape
         self.batch, self.precision = batch, precision
-        self._whole_shape, self._source = tuple(shape), source
+        self._whole_shape, self._source, self._exact = tuple(shape), source, exact
         self._graph, self._weights = graph, weights
         self._compiled: dict[Any, Run] = {}
         self._lock = threading.Lock()
@@ -202,7 +191,7 @@ class Engine:
 
     def behind(self, source: Waist) -> Engine:
         """The network from a tensor on."""
-        return Engine(self._graph, self._weights, self._whole_shape, self.batch, self.precision, source)
+        return Engine(self._graph, self._weights, self._whole_shape, self.batch, self.precision, source, self._exact)
 
     @cached_property
     def affine(self) -> Waist | None:
@@ -283,8 +272,23 @@ class Engine:
                 model = cut(model, None if start is None else start.name, names, [size, *shape])
             if front is not None:
                 graft(model, front)
-            self._compiled[key] = build(model, self.precision, key[1])
+            self._compiled[key] = build(model, self.arithmetic, key[1])
         return self._compiled[key]
+
+    @cached_property
+    def arithmetic(self) -> Arithmetic:
+        """Precision of each layer."""
+        return Arithmetic.of(self.precision, self.read(), self._exact)
+
+    @property
+    def work(self) -> float:
+        """Multiplications for one sample."""
+        return self._found[1]
+
+    def waist(self, work: float) -> Waist:
+        """First waist that so many multiplications lie in front of."""
+        found = self._found[0]
+        return next((waist for waist in found if waist.work >= work), found[-1])
 
     def read(self) -> Any:
         """A fresh model of any batch size, to be changed freely."""
@@ -340,8 +344,31 @@ def graft(model: Any, front: Front) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def build(model: Any, precision: Precision, threads: int) -> Run:
+def build(model: Any, arithmetic: Arithmetic, threads: int) -> Run:
     """Compile a model of fixed shape for the CPU; returns what runs it, one call at a time."""
+    ov = openvino()
+    halves = arithmetic.divide(ov.opset15, ov.Model, model)
+    requests = [(_compile(half.model, half.precision, threads), half.places) for half in halves]
+    count = sum(len(half.places) for half in halves)
+
+    def run(*given: Tensor, into: Sequence[Tensor] | None = None) -> list[Tensor]:
+        inputs: dict[int, Any] = {i: x.numpy() for i, x in enumerate(given)}
+        found: list[Any] = [None] * count
+        for request, places in requests:
+            results = request.infer(inputs, share_inputs=True, share_outputs=True)
+            for i, place in enumerate(places):
+                # The memory of the results is used again by the next call.
+                if into is None:
+                    found[place] = torch.from_numpy(np.array(results[i], dtype=np.float32))
+                else:
+                    into[place].numpy()[:] = results[i]
+            inputs = {0: results[len(results) - 1]}
+        return found if into is None else list(into)
+
+    return run
+
+
+def _compile(model: Any, precision: Precision, threads: int) -> Any:
     if precision == "float32":
         shorten(openvino(), model)
     options = {
@@ -349,19 +376,7 @@ def build(model: Any, precision: Precision, threads: int) -> Run:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
     }
-    request = openvino().Core().compile_model(model, "CPU", options).create_infer_request()
-
-    def run(*given: Tensor, into: Sequence[Tensor] | None = None) -> list[Tensor]:
-        inputs = {i: x.numpy() for i, x in enumerate(given)}
-        results = request.infer(inputs, share_inputs=True, share_outputs=True)
-        # The memory of the results is used again by the next call.
-        if into is None:
-            return [torch.from_numpy(np.array(results[i], dtype=np.float32)) for i in range(len(results))]
-        for i, place in enumerate(into):
-            place.numpy()[:] = results[i]
-        return list(into)
-
-    return run
+    return openvino().Core().compile_model(model, "CPU", options).create_infer_request()
 
 
 def split_batch(count: int, batch: int) -> list[tuple[int, int]]:

@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from medxai.errors import BundleError
 from medxai.files import write_bytes
 from medxai.identity import sha256_text
+from medxai.predict.arithmetic import Precision
 from medxai.predict.blends import Blends, Pair, Sums
 from medxai.predict.bundle import SHIPPED
-from medxai.predict.local_changes import Known, LocalChanges
-from medxai.predict.openvino_engine import Engine, Precision, openvino, processor_runs
+from medxai.predict.local_changes import Boxes, Known, LocalChanges
+from medxai.predict.openvino_engine import Engine, openvino, processor_runs
 from medxai.predict.short_convolution import VERSION
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Manifest(BaseModel):
         torch: version that exported them and that runs the rest of the network.
         processor: `processor_sha256` of the machine.
         precision: of the computation.
+        exact: file -> waist up to which its layers compute in float32 all the same; empty where all are alike.
         layer: target layer of the stem.
         outputs: keys of the stem's outputs, the layer first.
         plan: `ReplayPlan` as JSON.
@@ -71,6 +73,7 @@ class Manifest(BaseModel):
     torch: str
     processor: str
     precision: Precision
+    exact: dict[str, str] = {}
     layer: str
     outputs: tuple[str, ...]
     plan: dict[str, Any]
@@ -166,6 +169,20 @@ class Prepared:
                 return logits
         return self.whole(given)
 
+    def replaced(self, clean: Tensor, base: Tensor, boxes: Boxes, known: Known) -> Tensor | None:
+        """As `changed`, for versions that show another image in a box; None where they must be made and run.
+
+        Args:
+            clean: ``[C, *S]`` float32 of the prepared size on the CPU.
+            base: ``[C, *S]``, what the boxes show.
+            boxes: ``[N, axes, 2]`` first and last position of each box, included.
+            known: see `changed`.
+        """
+        if tuple(clean.shape) != self.manifest.shape or clean.dtype != torch.float32:
+            return None
+        given = base.detach().to(clean)
+        return self._local.replaced(clean.detach().contiguous(), given, boxes, self.whole, known)
+
     def mixing(self, pair: Pair, total: int) -> Pair | Sums:
         """What `mixed` needs to know of two images for so many masks."""
         return self._blends.ready(pair, total)
@@ -190,7 +207,7 @@ class Prepared:
     @cached_property
     def _local(self) -> LocalChanges:
         m = self.manifest
-        return LocalChanges(self._whole.read, m.shape, m.batch, m.precision)
+        return LocalChanges(self._whole.read, m.shape, m.batch, self._whole.arithmetic)
 
     @cached_property
     def _blends(self) -> Blends:
@@ -198,7 +215,14 @@ class Prepared:
 
     def _engine(self, kind: str) -> Engine:
         m = self.manifest
-        return Engine(self._files[f"{kind}.xml"], self._files[f"{kind}.bin"], m.shape, m.batch, m.precision)
+        graph, weights = self._files[f"{kind}.xml"], self._files[f"{kind}.bin"]
+        return Engine(graph, weights, m.shape, m.batch, m.precision, exact=m.exact.get(kind))
+
+    def exact_until(self, share: float) -> Prepared:
+        """The same with its first layers in float32: those of this share of the stem's multiplications."""
+        stem = self._stem.waist(share * self._stem.work)
+        exact = {"stem": stem.name, "whole": self._whole.waist(stem.work).name}
+        return Prepared(self.manifest.model_copy(update={"exact": exact}), self._files)
 
 
 class _Unfit(Exception):

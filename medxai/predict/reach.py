@@ -13,7 +13,7 @@ _POINTWISE = frozenset(
     "Convert BatchNormInference Add Subtract Multiply Divide Maximum Minimum".split()
 )
 #: With constants for all other inputs.
-_AFFINE = frozenset({"BatchNormInference", "Add", "Subtract", "Multiply", "Divide"})
+_AFFINE = frozenset({"BatchNormInference", "Add", "Subtract", "Multiply", "Divide", "Pad"})
 _CONVOLUTIONS = frozenset({"Convolution", "GroupConvolution"})
 _POOLS = frozenset({"MaxPool", "AvgPool"})
 #: Share of the multiplications for which a part of its own is worth it.
@@ -192,6 +192,11 @@ def _reach(node: Any, sources: list[Any], reaches: dict[str, Reach | None]) -> R
         if own is None or len(given) != 1 or len(own) != len(first):
             return None
         return tuple(span.then(after) for span, after in zip(first, own, strict=True))
+    if kind == "Pad":
+        border = _border(node)
+        if border is None:
+            return None
+        return tuple(span.then(Span(1, -before, -before)) for span, before in zip(first, border, strict=True))
     if kind in _POINTWISE or (kind == "Concat" and node.get_attributes()["axis"] == 1):
         return _together(node, sources, reaches)
     return None
@@ -240,6 +245,17 @@ def _window(node: Any) -> Reach | None:
             kernel, stated["strides"], stated["pads_begin"], stated.get("dilations", ones), strict=True
         )
     )
+
+
+def _border(node: Any) -> list[int] | None:
+    """Positions that a padding with a constant puts before each spatial axis; None for any other padding."""
+    constants = [node.input_value(i).get_node() for i in range(1, node.get_input_size())]
+    if node.get_attributes()["pad_mode"] != "constant" or any(c.get_type_name() != "Constant" for c in constants):
+        return None
+    before, after = ([int(count) for count in c.data] for c in constants[:2])
+    if min(*before, *after) < 0 or any(before[:2]) or any(after[:2]):
+        return None
+    return before[2:]
 
 
 def _multiplications(node: Any) -> float:

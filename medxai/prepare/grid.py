@@ -9,6 +9,8 @@ straight grid through them first, and maps go back to the slices themselves.
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +23,9 @@ from medxai.study import Affine, FloatArray, Volume
 
 #: Directions of growing index of the prepared axes (d, h, w): superior, posterior, left, in LPS.
 _CANONICAL = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+
+#: Values of a map that are resampled at once.
+_SLAB = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,19 +66,47 @@ class Grid:
         return result + np.float32(fill) if fill else result
 
     def backward(self, prepared: FloatArray) -> FloatArray:
-        """Sample ``[*S']`` at the centres of the source voxels: ``[*S]``, linear, zero outside."""
+        """Sample ``[*S']`` at the centres of the source voxels: ``[*S]``, linear, zero outside.
+
+        Little more memory than the result is needed. It is `prepared` itself where the two grids are the same.
+        """
         lead = prepared.ndim - len(self.axes)
         back = [0] * len(self.axes)
         for position, axis in enumerate(self.axes):
             back[axis.source_axis] = position
-        result = prepared.transpose([*range(lead), *(lead + position for position in back)])
-        # The smallest growth first keeps the intermediate arrays small.
-        for axis in sorted(self.axes, key=lambda a: a.source_size / a.size):
-            if not _is_identity(axis):
-                result = apply_along(np.ascontiguousarray(result), axis.backward(), lead + axis.source_axis)
+        moved = prepared.transpose([*range(lead), *(lead + position for position in back)])
+        weights = [None if _is_identity(axis) else axis.backward() for axis in (self.axes[i] for i in back)]
+        if all(matrix is None for matrix in weights):
+            result = moved
+        elif lead:
+            result = np.stack([_sample(frame, weights) for frame in moved])
+        else:
+            result = _sample(moved, weights)
         if self.stack is not None:
             result = self.stack.sliced(result)
         return np.ascontiguousarray(result, dtype=np.float32)
+
+
+def _sample(values: FloatArray, weights: Sequence[FloatArray | None]) -> FloatArray:
+    """Multiply a matrix ``[out, in]`` into each axis, None for none, some planes of the result at a time."""
+    shape = [n if matrix is None else len(matrix) for n, matrix in zip(values.shape, weights, strict=True)]
+    result = np.empty(shape, np.float32)
+    # The smallest growth first keeps the intermediate arrays small.
+    order = sorted(range(1, len(shape)), key=lambda axis: shape[axis] / values.shape[axis])
+    planes = max(1, _SLAB // math.prod(shape[1:]))
+    for first in range(0, shape[0], planes):
+        rows = slice(first, first + planes)
+        if (matrix := weights[0]) is None:
+            part = values[rows]
+        else:
+            used = np.flatnonzero(matrix[rows].any(0))
+            low, high = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 1)
+            part = apply_along(np.ascontiguousarray(values[low:high]), matrix[rows, low:high], 0)
+        for axis in order:
+            if (matrix := weights[axis]) is not None:
+                part = apply_along(np.ascontiguousarray(part), matrix, axis)
+        result[rows] = part
+    return result
 
 
 def plan_grid(volume: Volume, spec: PreparationSpec) -> Grid:

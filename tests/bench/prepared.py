@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,7 +94,7 @@ def whole_prepared() -> list[Entry]:
 _FLOOR = "layers below features.denseblock3 without graph plus autograd from there; DenseNet121-3D, 96x96x96"
 
 
-_EXACT = "exact maps of the decided classes, the worst of all windows; below 0.999 nothing is stored"
+_EXACT = "exact maps of the decided classes, the worst of all windows; first layers in float32 where it needs them"
 
 
 def _gradcam(precision: Precision) -> tuple[list[float], list[float]]:
@@ -137,9 +138,19 @@ def _gradcam(precision: Precision) -> tuple[list[float], list[float]]:
 
 def _correlations(name: str) -> list[float]:
     """Correlation of bfloat16 and exact maps on up to 24 windows; empty without data."""
+    from medxai.explain.preparing import compare
+
+    samples = windows_of(name)
+    if samples is None:
+        return []
+    network, prepared = faithful(name, samples, "bfloat16")
+    return [compare(network, prepared, samples[n : n + 1]).correlation for n in range(len(samples))]
+
+
+def windows_of(name: str) -> Tensor | None:
+    """Up to 24 windows of studies that a shipped bundle is for, or None without data."""
     import torch
 
-    from medxai.explain.preparing import compare
     from medxai.predict.bundle import load_bundle
     from medxai.predict.samples import bundle_samples
 
@@ -147,20 +158,24 @@ def _correlations(name: str) -> list[float]:
     path = Path("sample_cases/generated/nifti")
     if name in SAMPLES:
         if not data:
-            return []
+            return None
         path = Path(data) / SAMPLES[name]
-    if not path.exists():
-        return []
+    return torch.from_numpy(bundle_samples(load_bundle(name), [path])) if path.exists() else None
+
+
+def faithful(name: str, samples: Tensor, precision: Precision) -> tuple[nn.Module, Prepared]:
+    """The network of a shipped bundle, and it prepared as `medxai bundle prepare` does, limits of fidelity included."""
+    from medxai.predict.bundle import load_bundle
+
     bundle = load_bundle(name)
     network = bundle.network()
-    samples = torch.from_numpy(bundle_samples(bundle, [path]))
-    layer = bundle.spec.target_layer or ""
-    prepared = _prepared(network, samples[:1], layer, "bfloat16", 8, name)
-    return [compare(network, prepared, samples[n : n + 1]).correlation for n in range(len(samples))]
+    return network, _prepared(network, samples, bundle.spec.target_layer or "", precision, 16, name, limits=True)
 
 
-def _prepared(network: nn.Module, x: Tensor, layer: str, precision: Precision, batch: int, name: str) -> Prepared:
-    """Load from the store, or convert and store; without the limits of fidelity, which are measured here."""
+def _prepared(
+    network: nn.Module, x: Tensor, layer: str, precision: Precision, batch: int, name: str, *, limits: bool = False
+) -> Prepared:
+    """Load from the store, or convert and store; without `limits` of fidelity where these are measured here."""
     from unittest.mock import patch
 
     from medxai.explain import preparing
@@ -174,9 +189,10 @@ def _prepared(network: nn.Module, x: Tensor, layer: str, precision: Precision, b
         found = load_prepared(folder, AllowList({allowed_name(name): (digest,)}), name=name, sha256=sha256)
         if found is not None:
             return found
-    with patch.object(preparing.Fidelity, "refusal", lambda _self, _precision: None):
+    guard = nullcontext() if limits else patch.object(preparing.Fidelity, "refusal", lambda *_given: None)
+    with guard:
         return preparing.prepare(
-            network, x, layer, folder, precision=precision, batch=batch, samples=x, name=name, sha256=sha256
+            network, x[:1], layer, folder, precision=precision, batch=batch, samples=x, name=name, sha256=sha256
         )
 
 

@@ -193,3 +193,23 @@ def test_fusing_one_window_is_enlarging() -> None:
     offsets = np.array([[0, 0, 0], [4, 0, 0], [8, 0, 0]])
     weights = np.full(3, 1 / 3, np.float32)
     assert np.allclose(fuse_windows(flat, offsets, weights, (8, 9, 8), importance, (16, 9, 8)), 0.7, atol=1e-5)
+
+
+def test_fusing_in_slabs_is_the_weighted_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the slabs: ``sum_i w_i g_i R_i / sum_i g_i`` at every voxel, and zero where no window lies."""
+    draws = np.random.default_rng(2)
+    raw = draws.normal(size=(5, 2, 3, 4)).astype(np.float32)
+    size, shape = (6, 7, 8), (13, 12, 11)
+    offsets = np.stack([draws.integers(0, s - w, 5) for s, w in zip(shape, size, strict=True)], 1)
+    weights = draws.dirichlet(np.ones(5)).astype(np.float32)
+    importance = draws.uniform(0.1, 1, size).astype(np.float32)
+    total, norm = np.zeros(shape), np.zeros(shape)
+    for i, offset in enumerate(offsets):
+        where = tuple(slice(o, o + s) for o, s in zip(offset, size, strict=True))
+        total[where] += 5 * weights[i] * importance * enlarge(raw[i : i + 1], size)[0]
+        norm[where] += importance
+    assert (norm == 0).any()
+    expected = np.divide(total, norm, out=np.zeros(shape), where=norm > 0)
+    for slab in (1, 300, 1 << 20):
+        monkeypatch.setattr("medxai.explain.fuse._SLAB", slab)
+        assert np.allclose(fuse_windows(raw, offsets, weights, size, importance, shape), expected, atol=1e-5)

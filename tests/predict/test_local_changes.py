@@ -13,6 +13,7 @@ from torch import nn
 if find_spec("openvino") is None:
     pytest.skip("needs the extra 'prepared'", allow_module_level=True)
 
+from medxai.explain.windows import Windows
 from medxai.predict import local_changes
 from medxai.predict.local_changes import LocalChanges, regions
 from medxai.predict.openvino_engine import Engine, convert, fix
@@ -72,7 +73,7 @@ def made(request: pytest.FixtureRequest) -> tuple[_Network, Engine]:
 
 
 def _local(engine: Engine) -> LocalChanges:
-    return LocalChanges(engine.read, engine.shape, engine.batch, "float32")
+    return LocalChanges(engine.read, engine.shape, engine.batch, engine.arithmetic)
 
 
 def _versions(shape: tuple[int, ...], size: tuple[int, ...], seed: int, count: int) -> tuple[torch.Tensor, ...]:
@@ -104,6 +105,24 @@ def test_the_same_as_the_whole_network(made: tuple[_Network, Engine], seed: int)
     again = local(clean, images.flip(0), lambda x: engine(x)[0])
     assert again is not None
     torch.testing.assert_close(again, expected.flip(0), rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_boxes_of_another_image_need_no_versions(made: tuple[_Network, Engine]) -> None:
+    """What shows another image in a box is the same as the version that was made of the two."""
+    network, engine = made
+    dims = len(engine.shape) - 1
+    clean, base = torch.randn(2, *engine.shape, generator=torch.Generator().manual_seed(5))
+    size = (20, 17) if dims == 2 else (9, 14, 11)
+    windows = Windows(engine.shape[1:], size, tuple(s // 2 for s in size))
+    index = torch.tensor([0, 3, windows.count - 1, windows.count // 2])
+    masks = windows.masks(index)[:, None]
+    local = _local(engine)
+    got = local.replaced(clean, base, windows.boxes(index), lambda x: engine(x)[0])
+    assert got is not None
+    with torch.no_grad():
+        expected = network(clean * masks + base * (1 - masks))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert len(local._trusted) == 1  # clipped windows are no kind of their own
 
 
 def test_another_image_is_not_taken_for_the_last(made: tuple[_Network, Engine]) -> None:
@@ -171,6 +190,8 @@ def test_reach_is_what_a_change_reaches(seed: int) -> None:
     draws = np.random.default_rng(seed)
     layers: list[nn.Module] = []
     channels = 2
+    if draws.random() < 0.5:  # uneven borders, as TensorFlow pads
+        layers.append(nn.ConstantPad2d(tuple(draws.integers(0, 4, 4).tolist()), 0.0))
     for _ in range(int(draws.integers(1, 5))):
         kernel, stride = int(draws.integers(1, 6)), int(draws.integers(1, 4))
         padding, dilation = int(draws.integers(0, kernel // 2 + 1)), int(draws.integers(1, 3))

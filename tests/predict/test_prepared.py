@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -360,6 +361,49 @@ def test_a_chunk_is_at_least_one_batch(stored: tuple[Path, Prepared], network: S
     assert chunk.plan_chunk(forward, inputs) == 4
     monkeypatch.setattr(chunk, "_LARGEST", 1)
     assert chunk.plan_chunk(forward, inputs) == 4
+
+
+def test_a_chunk_of_an_eager_network_stays_in_the_cache(network: SmallDenseNet3d) -> None:
+    """Tensors beyond it come from fresh memory each time, and a batch would be slower than its images one by one."""
+    from medxai.explain import chunk
+    from medxai.explain.inputs import as_inputs
+    from medxai.explain.split import Forward
+
+    widest = []
+    for layer in network.layers():
+        if not list(layer.children()):
+            layer.register_forward_hook(lambda _m, given, out: widest.append(4 * (given[0].numel() + out.numel())))
+    inputs = as_inputs(torch.zeros(2, *SHAPE))
+    found = chunk.plan_chunk(Forward(network), inputs)
+    limit = chunk._CACHED * torch.get_num_threads()
+    assert found == chunk._LARGEST or found * max(widest) <= limit < (found + 1) * max(widest)
+    torch.set_num_threads(1)
+    assert chunk.plan_chunk(Forward(network), inputs) <= found
+
+
+@pytest.mark.parametrize("masking", ["zero", "mean", "blur"])
+def test_windows_are_removed_without_making_images(
+    stored: tuple[Path, Prepared], network: SmallDenseNet3d, masking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prepared network is given boxes; the maps are those of the images, and of the network itself."""
+    from medxai.explain import explain
+    from medxai.explain.masking.masker import Masker
+    from medxai.predict import local_changes
+
+    monkeypatch.setattr(local_changes, "_MOVE", 0.0)
+    monkeypatch.setattr(local_changes, "_STEP", 0.005)
+    x = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(4))
+    options = {"occlusion": {"window": [7, 5, 6], "stride": [6, 5, 4]}}
+    call = partial(explain, x=x, methods="occlusion", options=options, masking=masking)
+    fresh = Prepared(stored[1].manifest, stored[1]._files)
+    plain = call(network)[0].raw
+    with monkeypatch.context() as patch:
+        patch.setattr(Masker, "images", None)  # would fail
+        boxes = call(network, prepared=fresh)[0].raw
+    assert torch.allclose(boxes, plain, atol=1e-4 * float(plain.abs().max()))
+    monkeypatch.setattr(Prepared, "replaced", lambda *_given: None)
+    images = call(network, prepared=fresh)[0].raw
+    assert torch.allclose(boxes, images, atol=1e-4 * float(plain.abs().max()))
 
 
 def test_layers_are_found_in_the_network_itself(stored: tuple[Path, Prepared], network: SmallDenseNet3d) -> None:

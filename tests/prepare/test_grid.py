@@ -216,3 +216,30 @@ def test_the_border_of_the_source_gets_its_evidence() -> None:
     weights = axis.backward()
     assert np.allclose(weights.sum(1), 1)
     assert weights[0, 0] == weights[-1, -1] == 1
+
+
+@pytest.mark.parametrize("axes", ["DHW", "HW"])
+def test_way_back_is_the_same_in_slabs(axes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many planes are resampled at once; and nothing is copied where the grids are the same."""
+    shape = (9, 17, 23)
+    affine = oblique((2.0, 0.9, 1.1), [1, 0, 2], (1.0, -1.0, 1.0), 20.0, -10.0)
+    if axes == "DHW":
+        volume = Volume(np.zeros((1, *shape), np.float32), "DHW", affine, "CT")
+        spec = PreparationSpec(axes="DHW", window=(8, 10, 12), spacing_mm=(1.7, 2.1, 1.3), intensity=PLAIN)
+    else:
+        volume = Volume(np.zeros((1, *shape), np.float32), "THW", image_affine(1.0, 1.0), "US")
+        spec = PreparationSpec(axes="HW", window=(12, 12), intensity=PLAIN)
+    grid = prepare(volume, spec).grid
+    field = np.random.default_rng(0).uniform(size=grid.shape).astype(np.float32)
+    whole = grid.backward(field)
+    assert whole.shape == shape
+    for slab in (1, 500):
+        monkeypatch.setattr("medxai.prepare.grid._SLAB", slab)
+        assert np.allclose(grid.backward(field), whole, atol=1e-6)
+    # Axes d, h, w that run to superior, posterior and left are those of the network already.
+    straight = np.eye(4)[[2, 1, 0, 3]]
+    same = Volume(np.zeros((1, *shape), np.float32), "DHW", straight, "CT")
+    spec = PreparationSpec(axes="DHW", window=(8, 10, 12), spacing_mm=(1.0, 1.0, 1.0), intensity=PLAIN)
+    grid = prepare(same, spec).grid
+    field = np.zeros(grid.shape, np.float32)
+    assert np.shares_memory(grid.backward(field), field)

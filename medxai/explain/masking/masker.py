@@ -16,6 +16,7 @@ from medxai.explain.masking.registry import get_operator
 if TYPE_CHECKING:
     from medxai.explain.run import Run
     from medxai.explain.target import Target
+    from medxai.explain.windows import Windows
 
 #: What a perturbed image is asked for.
 SCORES = ("logit", "prob")
@@ -75,6 +76,24 @@ class Masker:
             else:
                 parts.append(self._run.outputs(self.images(piece, which), which))
         return self._keep(key, torch.cat(parts))
+
+    def without(self, windows: Windows, index: Tensor, rows: Tensor, key: Hashable = None) -> Tensor:
+        """As `outputs`, for images without one window each.
+
+        Args:
+            windows: of a grid.
+            index: ``[N]`` which of them is removed.
+            rows: see `images`.
+            key: see `outputs`.
+        """
+        known = self._recall(key, len(index))
+        if known is not None:
+            return known
+        if isinstance(self._fill, Blend):
+            found = self._run.replaced(self._fill, windows.boxes(index), rows)
+            if found is not None:
+                return self._keep(key, found)
+        return self.outputs(windows.masks(index), rows, key)
 
     def enlarged(self, maps: Tensor, rows: Tensor, totals: Tensor, key: Hashable = None) -> Tensor:
         """As `outputs`, for masks that are linear between the cells of a coarse grid.

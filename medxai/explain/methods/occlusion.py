@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from medxai.errors import ExplainError
-from medxai.explain.coarse_to_fine import estimate, plan
+from medxai.explain.coarse_to_fine import LEAST, estimate
 from medxai.explain.masking.masker import Masker, check_operator, check_score, read_score
 from medxai.explain.masking.operator import is_volume
 from medxai.explain.method import MethodInfo
 from medxai.explain.windows import Size, Windows, check_size, in_voxels
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from medxai.explain.run import Run
@@ -41,10 +43,11 @@ class Options:
             axis; None for an eighth of a plane's axes and a sixth of a volume's, which is an eighth too with
             ``coarse_to_fine``: finer windows are cheaper to guess between.
         stride: step of the window, likewise; None for half of the window.
-        mode: ``exact`` runs all windows, ``coarse_to_fine`` a share of them chosen by what the others showed. It is
-            for volumes with few places of interest; diffuse evidence needs all windows, and where there are too
-            few to choose from it runs all.
-        budget: that share.
+        mode: ``exact`` runs all windows; ``coarse_to_fine`` a part of them, chosen by what the others showed, until
+            the map is expected to correlate with the exact one by `accuracy`. Evidence in few places needs a fifth
+            to a half of the windows, diffuse evidence nearly all. Grids of few windows are run as a whole.
+        accuracy: that correlation.
+        budget: share of the windows at which it stops all the same.
         score: ``logit`` or ``prob``.
         masking: operator in place of the call's.
     """
@@ -52,7 +55,8 @@ class Options:
     window: Size | None = None
     stride: Size | None = None
     mode: str = "exact"
-    budget: float = 0.2
+    accuracy: float = 0.99
+    budget: float = 1.0
     score: str = "logit"
     masking: str | None = None
 
@@ -65,6 +69,8 @@ class Options:
                 object.__setattr__(self, name, tuple(size))
         if self.mode not in ("exact", "coarse_to_fine"):
             raise ValueError(f"mode is exact or coarse_to_fine, not {self.mode!r}")
+        if not 0 < self.accuracy <= 1:
+            raise ValueError("accuracy is a correlation between 0 and 1")
         if not 0 < self.budget <= 1:
             raise ValueError("budget is a share of the windows between 0 and 1")
         check_score(self.score)
@@ -80,30 +86,29 @@ def attribute(run: Run, options: Options) -> Tensor:
     masker, batch = Masker(run, options.masking), len(run.x)
     clean = read_score(run.target, run.logits, None, options.score).float().cpu()
 
-    def ask(grid: Windows, index: Tensor) -> Tensor:
-        rows = torch.arange(batch).repeat_interleave(index.shape[1])
-        flat = index.flatten()
-        whole = index.shape[1] == grid.count
+    def ask(index: Tensor, rows: Tensor) -> Tensor:
         found = []
-        for start in range(0, len(flat), run.samples_at_once):
+        for start in range(0, len(index), run.samples_at_once):
             which = rows[start : start + run.samples_at_once]
-            masks = grid.masks(flat[start : start + len(which)])
-            key = ("occlusion", grid.size, grid.stride, start) if whole else None
-            outputs = masker.outputs(masks, which, key)
+            key = ("occlusion", windows.size, windows.stride, start) if len(index) == batch * windows.count else None
+            outputs = masker.without(windows, index[start : start + len(which)], which, key)
             found.append(read_score(run.target, outputs, which, options.score).float().cpu())
-        return (clean[:, None] - torch.cat(found).view(batch, -1)).float()
+        return (clean[rows] - torch.cat(found)).float()
 
-    planned = plan(windows, options.budget) if options.mode == "coarse_to_fine" else None
-    if planned is None:
-        run.expect(batch * windows.count)
-        drops, forwards = ask(windows, torch.arange(windows.count).expand(batch, -1)), windows.count
-    else:
-        blocks, left = planned
-        forwards = blocks.count + left
-        run.expect(batch * forwards)
-        drops = estimate(windows, blocks, left, batch, ask)
-    run.report.update(windows=windows.count, forwards=forwards, window=windows.size, stride=windows.stride)
-    return windows.average(drops)
+    run.report.update(windows=windows.count, forwards=windows.count, window=windows.size, stride=windows.stride)
+    run.expect(batch * windows.count)
+    if options.mode == "exact" or windows.count < LEAST:
+        every = torch.arange(windows.count).repeat(batch), torch.arange(batch).repeat_interleave(windows.count)
+        return windows.average(ask(*every).view(batch, -1))
+
+    def ask_row(row: int) -> Callable[[Tensor], Tensor]:
+        return lambda index: ask(index, torch.full((len(index),), row))
+
+    drops, forwards, expected = zip(
+        *(estimate(windows, options.accuracy, options.budget, ask_row(row)) for row in range(batch)), strict=True
+    )
+    run.report.update(forwards=torch.tensor(forwards), expected_correlation=torch.tensor(expected))
+    return windows.average(torch.stack(drops))
 
 
 def choose_windows(options: Options, spatial: tuple[int, ...]) -> Windows:
