@@ -80,6 +80,7 @@ $(VENV)/.apt: | $(VENV)/bin/python
 	@missing=""; \
 	command -v Orthanc >/dev/null && [ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || missing="orthanc orthanc-dicomweb orthanc-gdcm"; \
 	command -v storescp >/dev/null || missing="$$missing dcmtk"; \
+	ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$$missing postgresql"; \
 	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
 	[ -e /usr/share/java/pixelmed.jar ] || missing="$$missing pixelmed-apps libpixelmed-java"; \
 	command -v java >/dev/null || missing="$$missing default-jre-headless"; \

@@ -270,6 +270,18 @@ def outbox_retry(
     typer.echo(f"{count} objects are due now")
 
 
+@outbox_app.command("withdraw")
+def outbox_withdraw(
+    out: Annotated[str, typer.Argument(help="Output folder, or a database URL.")],
+    destination: Annotated[str, typer.Option(help="Name of the destination that gets nothing more of it.")],
+) -> None:
+    """Give up what waits for a destination, for example one that was taken out of the settings."""
+    from medxai.records.outbox import Outbox
+
+    count = Outbox(_database(out)).withdraw(destination)
+    typer.echo(f"{count} objects will not be sent to {destination}; running their studies again announces them anew")
+
+
 def received(
     out: Annotated[str, typer.Argument(help="Output folder, or a database URL.")],
     again: Annotated[

@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from sqlalchemy.exc import DBAPIError
+
 from medxai import pipeline
 from medxai.errors import DeliveryError, IngestError, MedxaiError, SettingsError
 from medxai.ingest.discover import discover
@@ -201,6 +203,10 @@ class Listener:
                 continue
             try:
                 analyse_received(self._session, self._spool, row)
+            except (DBAPIError, OSError) as error:  # a locked database, a full disk: no fault of the study
+                logger.error("%s: %s; it is queued again", row.study_key, type(error).__name__)
+                self._stop.wait(_IDLE)
+                self._spool.records.put_back(row.study_key, row.generation)
             except Exception as error:
                 reason = error.reason if isinstance(error, MedxaiError) else f"unexpected {type(error).__name__}"
                 logger.error("%s: %s", row.study_key, reason)

@@ -357,7 +357,8 @@ def complete(session: Session, job_id: int) -> None:
     if any(row.destination in names for row in session.outbox.rows(OPEN, job_id)):
         return
     identity = session.worklist.identity(job_id)
-    session.worklist.finish(job_id)
+    if not session.worklist.finish(job_id):  # another process has taken it up again
+        return
     session.decoded.pop(identity.study_key, None)
     analysis = session.work_path(identity.study_key, identity)
     analysis.unlink(missing_ok=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
 
 from tests.pacs import Orthanc, StoreScp, orthanc, store_scp
+from tests.postgres import postgres
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -19,6 +20,13 @@ def orthanc_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc
     """An empty Orthanc on the loopback interface for the whole session."""
     with orthanc(tmp_path_factory.mktemp("orthanc")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_database() -> Iterator[Callable[[], str]]:
+    """Makes empty databases on a PostgreSQL server of the session; returns their SQLAlchemy URLs."""
+    with postgres() as database:
+        yield database
 
 
 @pytest.fixture

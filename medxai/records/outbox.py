@@ -245,6 +245,20 @@ class Outbox:
             )
             return int(count)
 
+    def withdraw(self, destination: str) -> int:
+        """Give up what has to go to a destination, for example one that is no longer in the settings.
+
+        What is being sent at the moment goes on. Jobs that wait for nothing else are done with the next run.
+        """
+        with Session(self.engine) as session, session.begin():
+            count = session.execute(
+                update(Delivery)
+                .where(Delivery.destination == destination, Delivery.state.in_(("waiting", "uncertain", "refused")))
+                .values(state="withdrawn", reason="withdrawn by hand", owner="", updated_at=now())
+                .execution_options(synchronize_session=False)
+            ).rowcount  # type: ignore[attr-defined]
+            return int(count)
+
     def rows(self, states: Sequence[str] = (), job_id: int | None = None) -> list[OutboxRow]:
         """Lines of the outbox, oldest first."""
         query = select(Delivery, Job.study_key).join(Job, Job.id == Delivery.job_id).order_by(Delivery.id)

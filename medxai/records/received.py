@@ -130,6 +130,10 @@ class ReceivedStudies:
         """The analysis of this generation ended unforeseen; a person has to look."""
         self._update(study_key, ("analysing",), generation=generation, state="refused", reason=reason)
 
+    def put_back(self, study_key: str, generation: int) -> None:
+        """The analysis of this generation could not be done now; it is queued again."""
+        self._update(study_key, ("analysing",), generation=generation, state="queued")
+
     def recover(self) -> None:
         """After an unclean stop: what was being analysed is queued again, and quiet times start again."""
         with Session(self._engine) as session, session.begin():

@@ -99,9 +99,12 @@ class Worklist:
             values["analyses"] = Job.analyses + 1
         self._update(job_id, values)
 
-    def finish(self, job_id: int) -> None:
-        """Mark a job as done: exported, and delivered wherever it had to be."""
-        self._update(job_id, {"state": "done", "stage": "done", "owner": "", "updated_at": now()})
+    def finish(self, job_id: int) -> bool:
+        """Mark an exported job as done: delivered wherever it had to be; False when it is in another state by now."""
+        values = {"state": "done", "stage": "done", "owner": "", "updated_at": now()}
+        with Session(self.engine) as session, session.begin():
+            done = session.execute(update(Job).where(Job.id == job_id, Job.state == "exported").values(values))
+            return bool(done.rowcount)  # type: ignore[attr-defined]
 
     def reopen(self, job_id: int) -> None:
         """Put a finished job back into the queue, for outputs that were deleted or changed since."""

@@ -79,7 +79,9 @@ def deliver(
     try:
         for _, group in groupby(rows, key=lambda row: row.job_id):
             if silence is None:
-                silence = _deliver_job(outbox, destination, root, list(group), outcome, retry, stop)
+                silence = _deliver_job(
+                    outbox, destination, root, list(group), outcome, retry, stop, whole_outbox=job_id is None
+                )
             else:  # one study was enough to see that nobody answers
                 _put_back(outbox, destination, list(group), silence, outcome, retry)
     except Exception:  # a full disk, a database that is locked: what was not settled is asked for next time
@@ -98,6 +100,8 @@ def _deliver_job(
     outcome: Outcome,
     retry: Retry,
     stop: Callable[[], bool],
+    *,
+    whole_outbox: bool,
 ) -> MedxaiError | None:
     """Send the objects of one job; returns why the destination cannot be reached, or None."""
     left = []
@@ -105,6 +109,9 @@ def _deliver_job(
         fault = _fault(root, row)
         if fault is None:
             left.append(row)
+        elif whole_outbox and row.reason != fault.reason:
+            # The study may just be exported anew, which withdraws this row in a moment.
+            outbox.postpone(row, fault.reason, time.time() + retry.first, doubtful=row.doubtful, tried=False)
         else:
             outbox.refuse(row, fault.reason)
             outcome.failures.append((row, fault))

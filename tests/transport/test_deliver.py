@@ -212,12 +212,27 @@ def test_a_file_that_was_changed_is_not_sent(tmp_path: Path) -> None:
     desk.paths[0].write_bytes(desk.paths[0].read_bytes()[:-2] + b"!!")
     desk.paths[1].unlink()
     with choosy({}) as (where, seen):
+        first = desk.deliver(where)
+        # Its study may just be exported anew: nobody is alarmed before a second look.
+        assert (first.failures, desk.states()) == ([], ["waiting", "waiting", "sent", "sent", "sent"])
+        time.sleep(QUICK.first)
         outcome = desk.deliver(where)
     assert seen == desk.uids[2:]
     reasons = [error.reason for _, error in outcome.failures]
     assert "was changed after it was exported" in reasons[0]
     assert "cannot be read (FileNotFoundError)" in reasons[1]
     assert desk.states() == ["refused", "refused", "sent", "sent", "sent"]
+
+
+def test_a_file_that_was_changed_is_said_at_once_to_who_waits_for_it(tmp_path: Path) -> None:
+    """A run that delivers its own study has nobody who would replace the file."""
+    desk = Desk(tmp_path, 410, ("s",))
+    desk.paths[0].unlink()
+    with choosy({}) as (where, _):
+        outcome = desk.deliver(where, job_id=desk.job)
+    assert [error.reason for _, error in outcome.failures] == [
+        f"{desk.paths[0].name} cannot be read (FileNotFoundError); run the study again"
+    ]
 
 
 def test_stopping_gives_the_rest_back(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 import yaml
 from pydicom import dcmread
+from sqlalchemy.exc import OperationalError
 
+from medxai import listener as listener_module
 from medxai.listener import Listener, open_spool
 from medxai.records.received import ReceivedStudies
 from medxai.session import Session, open_session
@@ -188,6 +190,27 @@ def test_received_objects_go_after_their_time(tmp_path: Path) -> None:
         wait_for(lambda: not list((tmp_path / "out" / ".medxai" / "spool").rglob("*.dcm")))
         assert ReceivedStudies(session.worklist.engine).rows() == []
     assert len(results(tmp_path / "out")) == 2
+
+
+def test_a_database_that_is_locked_is_no_fault_of_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The study is queued again and done; it does not end as refused."""
+    session = open_session(settings_for((), tmp_path / "out", export=FEW, listen=listen()))
+    begin, failures = (
+        listener_module.analyse_received,
+        [OperationalError("", None, Exception("locked")), OSError(28, "")],
+    )
+
+    def analyse(*given: Any, **named: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return begin(*given, **named)
+
+    monkeypatch.setattr(listener_module, "analyse_received", analyse)
+    with listening(session) as listener:
+        assert storescu(listener.port, dicom_study(tmp_path / "a", 541)).returncode == 0
+        wait_for(lambda: [row.state for row in jobs(tmp_path / "out")] == ["done"])
+        assert [row.state for row in ReceivedStudies(session.worklist.engine).rows()] == ["done"]
+    assert not failures
 
 
 class Process:
