@@ -14,6 +14,7 @@ from medxai.ingest.dicom_file import read_header, read_pixels, rescaled
 from medxai.ingest.geometry import Plane, stack_planes
 from medxai.ingest.identifiers import check_identifiers
 from medxai.ingest.overlays import overlay_note
+from medxai.ingest.slices import for_each_slice
 from medxai.study import Volume
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def read_series(
-    files: Sequence[Path], study: str, largest_gap_mm: float | None = None
+    files: Sequence[Path], study: str, largest_gap_mm: float | None = None, threads: int | None = None
 ) -> tuple[Volume, tuple[str, ...]]:
     """Read one series, in any file order, as ``[1, D, H, W]`` with ``D`` ascending along the slice normal.
 
@@ -30,6 +31,7 @@ def read_series(
         study: pseudonymous name for messages.
         largest_gap_mm: straighten tilted and unevenly spaced slices that are at most so far apart, and drop slices
             that another one repeats voxel by voxel; None refuses such series.
+        threads: that read slices; None for as many as there are processors, at most four.
 
     Returns:
         The volume and notes on what was decided.
@@ -56,12 +58,15 @@ def read_series(
     first = headers[order[0]]
     pixels = np.empty((1, len(files), int(first.Rows), int(first.Columns)), dtype=np.float32)
     inverted = str(first.get("PhotometricInterpretation", "")) == "MONOCHROME1"
-    for d, index in enumerate(order):
-        dataset, array = read_pixels(files[index])
+
+    def read(d: int, path: Path) -> None:
+        dataset, array = read_pixels(path)
         if array.ndim != 2:
             msg = f"a slice has shape {array.shape}; grey single-frame images are needed"
             raise IngestError(msg, study=study)
         pixels[0, d] = rescaled(array, dataset)
+
+    for_each_slice((files[index] for index in order), read, threads)
     if inverted:
         pixels = pixels.max() + pixels.min() - pixels
         notes.append("MONOCHROME1 inverted")

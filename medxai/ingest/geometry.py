@@ -101,9 +101,8 @@ def stack_planes(
         return Stacked(order, affine, positions)
     words = "; ".join(faults)
     if largest_gap_mm is None:
-        msg = (
-            f"{words}: not a regular grid, so a map could not be placed; set `geometry: straighten`, or resample first"
-        )
+        way = "--straighten MM, or `geometry: straighten` in a configuration, puts it on one"
+        msg = f"{words}: not a regular grid, so a map could not be placed; {way}"
         raise GeometryError(msg, study=study)
     gap = float(np.diff(distance).max())
     if gap > largest_gap_mm:

@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.bench import (
     breast,
     chest,
+    coarse,
     engine,
     gate,
     growth,
@@ -48,6 +49,7 @@ SUITES: dict[tuple[str, ...], Callable[[], list[Entry]]] = {
     tuple(f"{peer.replace('-', '_')}_gradcam_3d_over_ours" for peer in peers.PEERS): peers.gradcam,
     peers.names("scorecam"): peers.scorecam,
     peers.names("occlusion"): peers.occlusion,
+    coarse.NAMES: coarse.coarse_to_fine,
     (
         "growth_volume_exponent",
         "growth_memory_exponent",
@@ -59,8 +61,15 @@ SUITES: dict[tuple[str, ...], Callable[[], list[Entry]]] = {
     ("gate_fast_forwards",): gate.forwards,
     ("gate_broken_caught_share", "gate_false_alarm_share"): gate.shares,
     ("fuzz_crashes",): ingest.damaged,
+    ingest.READING: ingest.reading,
     ("corpus_files_without_silent_error_share",): ingest.collected,
-    ("seg_binary_over_floor", "seg_fractional_over_floor"): objects.segmentations,
+    (
+        "seg_binary_over_floor",
+        "seg_binary_peak_memory_over_inputs",
+        "seg_fractional_over_floor",
+        "seg_fractional_peak_memory_over_inputs",
+    ): objects.segmentations,
+    ("sr_cpu_seconds", "sr_peak_memory_over_inputs"): objects.report,
     ("pm_peak_memory_over_inputs",): objects.map_memory,
     ("cli_import_seconds",): engine.cli_import,
     ("study_28x512_seconds",): studies.small_study,

@@ -117,7 +117,7 @@ def test_regular_slices_need_none() -> None:
 def test_wide_gaps_are_refused() -> None:
     with pytest.raises(GeometryError, match=r"8.00 mm between slices are more than `largest_gap_mm` \(5\)"):
         stack_planes(planes([0, 2, 4, 12], np.zeros((4, 2))), "s", None, 5.0)
-    with pytest.raises(GeometryError, match="set `geometry: straighten`"):
+    with pytest.raises(GeometryError, match="--straighten MM, or `geometry: straighten`"):
         stack_planes(planes([0, 2, 4, 12], np.zeros((4, 2))), "s")
 
 
