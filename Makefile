@@ -26,7 +26,7 @@ demo: $(VENV)/.core ## explain phantom studies end to end and print where the re
 	$(BIN)/python -m sample_cases.demo
 
 test: $(VENV)/.dev $(VENV)/.apt $(if $(MEDXAI_SLOW),$(VENV)/.browser) lint ## lint and run the tests (MEDXAI_DATA=... adds the real images)
-	$(BIN)/python -m pytest -q $(if $(MEDXAI_SLOW),,-m "not slow")
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(if $(MEDXAI_SLOW),,-m "not slow")
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .
