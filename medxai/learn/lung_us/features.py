@@ -1,0 +1,151 @@
+"""Features of a frozen trunk for every frame, computed once and kept on disk.
+
+An epoch then costs the head alone. A file holds one recording; its name is the hash of the recording's bytes and
+frame rate, its folder the hash of everything else that decides the features: weights, preparation, changes, seed.
+What is there is complete (files are renamed into place), so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from medxai.errors import SettingsError
+from medxai.files import atomic_path, write_text
+from medxai.identity import sha256_file, sha256_json, sha256_text
+from medxai.learn.augment import Augmentation, augment
+from medxai.learn.lung_us.cohort import Recording
+from medxai.learn.lung_us.frames import chosen_frames, prepared_frames, read_recording
+from medxai.learn.lung_us.uncertainty import AUGMENTATION
+from medxai.prepare.intensity import map_intensity
+from medxai.prepare.spec import PreparationSpec
+
+HalfArray = npt.NDArray[np.float16]
+IntArray = npt.NDArray[np.int64]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class FeaturePlan:
+    """What decides the features besides the trunk's weights and the file.
+
+    Attributes:
+        spec: preparation of a frame.
+        copies: versions of each frame; the first is unchanged, the others are randomly changed.
+        augmentation: the changes.
+        seed: of the changes.
+    """
+
+    spec: PreparationSpec
+    copies: int = 1
+    augmentation: Augmentation = AUGMENTATION
+    seed: int = 0
+
+
+def trunk_hash(trunk: nn.Module, plan: FeaturePlan) -> str:
+    """Return the hash of the structure, weights and statistics of `trunk` and of `plan`."""
+    digest = hashlib.sha256()
+    for name, tensor in trunk.state_dict().items():
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+    plan_hash = sha256_json({**asdict(plan), "spec": plan.spec.model_dump(mode="json")})
+    return sha256_text(str(trunk), digest.hexdigest(), plan_hash)
+
+
+def recording_features(
+    data: Path, recording: Recording, trunk: nn.Module, plan: FeaturePlan, folder: Path, *, batch: int = 8
+) -> HalfArray:
+    """Return ``[copies, T, *F]`` features of the frames that the protocol takes; from `folder` when they are there.
+
+    Args:
+        data: data folder.
+        recording: still or clip.
+        trunk: maps ``[N, C, H, W]`` to ``[N, *F]``; used in inference mode.
+        plan: preparation and copies.
+        folder: of this trunk and plan, see `feature_folder`.
+        batch: frames at once.
+
+    Raises:
+        IngestError: the file cannot be read.
+        SettingsError: features too large for float16, or fill values that differ between channels.
+    """
+    path = data / recording.path
+    key = sha256_text(sha256_file(path), str(recording.frame_rate))
+    kept = folder / f"{key[:24]}.npy"
+    if not kept.exists():
+        volume = read_recording(data, recording)
+        frames = torch.from_numpy(prepared_frames(volume, chosen_frames(recording, volume), plan.spec))
+        # A seed of its own for each recording: the order in which they are computed does not matter.
+        generator = torch.Generator().manual_seed(int(key[:12], 16) + plan.seed)
+        copies = []
+        for copy in range(plan.copies):
+            inputs = augment(frames, plan.augmentation, generator, fill=black(plan.spec)) if copy else frames
+            copies.append(_through(trunk, inputs, batch))
+        features = np.stack(copies)
+        if not np.isfinite(features).all():
+            msg = "the trunk's features exceed float16 or are not finite; check its weights and the preparation"
+            raise SettingsError(msg, study=key[:12])
+        with atomic_path(kept) as temporary:
+            np.save(temporary, features)
+    stored: HalfArray = np.load(kept, mmap_mode="r")
+    return stored
+
+
+def feature_folder(work: Path, name: str, trunk: nn.Module, plan: FeaturePlan) -> Path:
+    """Return the folder below `work` for the features of `trunk` under `plan`, with a note of what they are."""
+    digest = trunk_hash(trunk, plan)
+    folder = work / "features" / f"{name}-{digest[:16]}"
+    note = {"trunk": name, "sha256": digest, **asdict(plan), "spec": plan.spec.model_dump(mode="json")}
+    if not (folder / "about.json").exists():
+        write_text(folder / "about.json", json.dumps(note, indent=2) + "\n")
+    return folder
+
+
+def all_features(
+    data: Path, recordings: Sequence[Recording], trunk: nn.Module, plan: FeaturePlan, folder: Path, say: Say
+) -> list[HalfArray]:
+    """Return `recording_features` of every recording, computing what is missing."""
+    found = []
+    for number, recording in enumerate(recordings, start=1):
+        found.append(recording_features(data, recording, trunk, plan, folder))
+        if number % 20 == 0 or number == len(recordings):
+            say(f"features of {number}/{len(recordings)} recordings")
+    return found
+
+
+def frame_table(features: Sequence[HalfArray]) -> tuple[IntArray, IntArray]:
+    """Return, for all frames of all recordings in order, the index of the recording and the place in it."""
+    counts = [stored.shape[1] for stored in features]
+    recording = np.repeat(np.arange(len(counts)), counts)
+    place = np.concatenate([np.arange(count) for count in counts]) if counts else np.zeros(0, dtype=np.int64)
+    return recording.astype(np.int64), place.astype(np.int64)
+
+
+def black(spec: PreparationSpec) -> float:
+    """Return the prepared value of black, which fills in what comes from outside the picture.
+
+    Raises:
+        SettingsError: it differs between channels.
+    """
+    values = np.unique(map_intensity(np.zeros((spec.channels, 1, 1), dtype=np.float32), spec.intensity))
+    if len(values) > 1:
+        msg = "channels with different intensities have no single value of black"
+        raise SettingsError(msg)
+    return float(values[0])
+
+
+def _through(trunk: nn.Module, inputs: torch.Tensor, batch: int) -> HalfArray:
+    trunk.eval()
+    with torch.inference_mode(), np.errstate(over="ignore"):
+        parts = [inputs[start : start + batch] for start in range(0, len(inputs), batch)]
+        rows = [trunk(part).numpy().astype(np.float16) for part in parts]
+    features: HalfArray = np.concatenate(rows)
+    return features
