@@ -19,6 +19,7 @@ from medxai.export.provenance import (
     state_body_part,
     uid_of,
 )
+from medxai.export.slide import reduced
 from medxai.files import write_dicom
 from medxai.settings import ExportOptions
 from medxai.study import Result
@@ -38,7 +39,7 @@ def applies(result: Result) -> str | None:
 
 def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
     """Write the document of all chosen explanations, named after the primary one, and return its path."""
-    return [write_dicom(folder / f"{stem(ROLE, result.explanations[0])}.dcm", build(result, options))]
+    return [write_dicom(folder / f"{stem(ROLE, result.explanations[0])}.dcm", build(reduced(result), options))]
 
 
 def build(result: Result, options: ExportOptions) -> Dataset:

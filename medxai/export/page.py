@@ -16,6 +16,7 @@ from medxai.export.colours import FLOOR, alpha, heat, table
 from medxai.export.display import View, evidence_curve, frames, plane, rgb_plane, view_of, window_of
 from medxai.export.naming import NOTICE, chosen, is_hidden, method_title, percent, uid_name
 from medxai.export.provenance import cell_text, peak
+from medxai.export.slide import reduced
 from medxai.files import write_text
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result, TrustReport
@@ -44,7 +45,7 @@ def applies(result: Result) -> str | None:
 
 def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
     """Write ``case.html`` and return its path; DICOM objects already in `folder` are listed by UID."""
-    text = _template().render(**context(result, options, _objects(folder)))
+    text = _template().render(**context(reduced(result), options, _objects(folder)))
     return [write_text(folder / "case.html", text)]
 
 

@@ -11,6 +11,7 @@ from medxai.export.anatomy import frame_anatomy
 from medxai.export.naming import ascii_text, chosen, method_title, series_title, stem
 from medxai.export.placement import placed_sources, restore_frame_numbers, unplaced_reason
 from medxai.export.provenance import cell_text, concept, dates, device, equipment, finish, peak, uid_of
+from medxai.export.slide import is_slide, slide_source, tiling
 from medxai.files import write_dicom
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result
@@ -23,13 +24,13 @@ ROLE = "parametric_map"
 
 
 def applies(result: Result) -> str | None:
-    """Return None for DICOM sources with a place in the patient, otherwise the reason why not."""
-    return unplaced_reason(result)
+    """Return None for DICOM sources with a place in the patient or on a slide, otherwise the reason why not."""
+    return None if is_slide(result.study.volume) else unplaced_reason(result)
 
 
 def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
     """Write one object per chosen explanation and return the paths."""
-    sources = placed_sources(result)
+    sources = [slide_source(result)] if is_slide(result.study.volume) else placed_sources(result)
     paths = []
     for number, explanation in enumerate(chosen(result, options)):
         dataset = build(result, explanation, sources, options, options.series_number_base + number)
@@ -44,15 +45,15 @@ def build(
 
     Args:
         result: study, decision and maps.
-        explanation: map ``[D, H, W]`` on the grid of the study.
-        sources: headers in the order of the ``D`` axis, see `placed_sources`.
+        explanation: map ``[D, H, W]`` on the grid of the study, or ``[H, W]`` on that of a slide.
+        sources: headers in the order of the ``D`` axis, see `placed_sources`; for a slide see `slide_source`.
         options: content qualification.
         series_number: SeriesNumber of the new series.
 
     Returns:
         Object whose frames ascend along the normal of the planes, **not** in the order of the map: readers must go
-        by ImagePositionPatient. The real world value mapping is the identity; the scale before
-        normalisation is in its explanation and in DerivationDescription.
+        by ImagePositionPatient. Frames of a slide are its tiles, row by row. The real world value mapping is the
+        identity; the scale before normalisation is in its explanation and in DerivationDescription.
     """
     import highdicom as hd
     from highdicom.pm import ParametricMap, RealWorldValueMapping
@@ -69,6 +70,7 @@ def build(
         quantity_definition=concept(explanation.method),
     )
     values = explanation.normalised()
+    slide = is_slide(result.study.volume)
     # Maps are large: none is kept beside the one that becomes the pixels.
     pixels = np.clip(values, 0.0, 1.0, out=None if values is explanation.map else values)
     dataset = ParametricMap(
@@ -90,6 +92,7 @@ def build(
         series_description=series_title(result, explanation),
         **device(result),
         **dates(result),
+        **(tiling(sources[0], full=True) if slide else {}),
     )
     del values, pixels
     finish(dataset, result, explanation, sources[0])
@@ -100,7 +103,10 @@ def build(
         dataset.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
         # The side is now that of the frames; the series must not say it again (PS3.3 C.7.3.1).
         dataset.pop("Laterality", None)
-    _ascend(dataset)
+    if slide:
+        dataset.pop("Laterality", None)  # a specimen has none (PS3.3 C.7.3.1)
+    else:
+        _ascend(dataset)
     return dataset
 
 

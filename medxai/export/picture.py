@@ -13,6 +13,7 @@ from medxai.export.display import View, evidence_curve, frames, plane, rgb_plane
 from medxai.export.lettering import AMBER, FAINT, GROUND, INK, bar, write_text
 from medxai.export.naming import NOTICE, chosen, is_hidden, method_title, percent, stem, trust_line
 from medxai.export.provenance import cell_text
+from medxai.export.slide import reduced
 from medxai.files import write_bytes
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result
@@ -33,7 +34,7 @@ def applies(result: Result) -> str | None:
 
 def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
     """Write one mosaic per chosen explanation and return the paths."""
-    paths = []
+    result, paths = reduced(result), []
     for explanation in chosen(result, options):
         stream = io.BytesIO()
         mosaic(result, explanation, options).save(stream, format="PNG", compress_level=6)

@@ -9,6 +9,7 @@ import numpy as np
 
 from medxai.errors import ExportError
 from medxai.export.provenance import shallow, source_header
+from medxai.export.slide import is_slide
 from medxai.study import Result, Volume
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def unplaced_reason(result: Result) -> str | None:
     volume = result.study.volume
     if reason := detached_reason(result):
         return reason
+    if is_slide(volume):
+        return "the source is a whole slide, which has a place on the glass and none in a patient"
     if not volume.frame_of_reference:
         return "the source has no FrameOfReferenceUID, so positions in the patient are unknown"
     if volume.positions is None or volume.axes != "DHW":

@@ -14,6 +14,7 @@ from medxai.export.placement import detached_reason
 from medxai.export.provenance import device, equipment, moment, settle, shallow, source_header, state_body_part, uid_of
 from medxai.export.reporting import region_place
 from medxai.export.segmentation import band_colour
+from medxai.export.slide import is_slide
 from medxai.export.tracking import tracking
 from medxai.files import write_dicom
 from medxai.settings import ExportOptions
@@ -35,6 +36,10 @@ def applies(result: Result) -> str | None:
     """Return None for DICOM sources with some evidence, otherwise the reason why not."""
     if reason := detached_reason(result):
         return reason
+    if is_slide(result.study.volume):
+        return (
+            "a presentation state counts pixels from the corner of one tile, and outlines of a slide reach over tiles"
+        )
     if not any(explanation.map.max(initial=0.0) > 0 for explanation in result.explanations):
         return "no map has positive evidence, so there is nothing to outline"
     if any(header.get("PhotometricInterpretation") == "PALETTE COLOR" for header in result.study.volume.source):

@@ -17,6 +17,7 @@ from medxai.export.provenance import (
     settle,
     source_header,
 )
+from medxai.export.slide import is_slide
 from medxai.identity import derive_uid
 from medxai.study import Explanation, Result
 
@@ -144,6 +145,8 @@ def region_place(result: Result, plane: int) -> tuple[Dataset, list[int] | None]
     """
     volume = result.study.volume
     source: Dataset = volume.source[plane if len(volume.source) > 1 else 0]
+    if is_slide(volume):  # coordinates count in the total pixel matrix, not in a tile
+        return source, None
     if volume.frame_numbers:
         return source, [volume.frame_numbers[plane]]
     return source, [plane + 1] if int(source.get("NumberOfFrames") or 1) > 1 else None

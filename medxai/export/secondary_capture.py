@@ -25,6 +25,7 @@ from medxai.export.provenance import (
     source_header,
     uid_of,
 )
+from medxai.export.slide import reduced
 from medxai.files import write_dicom
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result
@@ -47,8 +48,10 @@ def applies(result: Result) -> str | None:
 def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
     """Write the primary explanation as a new series: one file per slice, or one multi-frame file for a cine.
 
-    Every slice of the source is there, with or without evidence, so that both series scroll together.
+    Every slice of the source is there, with or without evidence, so that both series scroll together. A large slide
+    becomes a smaller picture.
     """
+    result = reduced(result)
     explanation = result.explanations[0]
     name = stem(ROLE, explanation)
     pictures = render(result, explanation, options)

@@ -24,6 +24,7 @@ from medxai.export.provenance import (
     source_header,
     uid_of,
 )
+from medxai.export.slide import is_slide, slide_source, tiling
 from medxai.export.tracking import tracking
 from medxai.files import write_dicom
 from medxai.settings import ExportOptions
@@ -44,6 +45,8 @@ def applies(result: Result) -> str | None:
         return unplaced_reason(result)
     if not any(explanation.map.max(initial=0.0) > 0 for explanation in result.explanations):
         return "no map has positive evidence, and a segmentation without segments says nothing"
+    if is_slide(result.study.volume):
+        return None
     if unplaced_reason(result) and len(result.study.volume.source) != 1:
         return "several images without FrameOfReferenceUID cannot share one segmentation"
     return None
@@ -52,7 +55,10 @@ def applies(result: Result) -> str | None:
 def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
     """Write one object per chosen explanation with evidence and return the paths; empty maps give none."""
     placed = unplaced_reason(result) is None
-    sources = placed_sources(result) if placed else [source_header(result.study.volume.source[0])]
+    if is_slide(result.study.volume):
+        placed, sources = True, [slide_source(result)]
+    else:
+        sources = placed_sources(result) if placed else [source_header(result.study.volume.source[0])]
     paths = []
     for number, explanation in with_evidence(result, options):
         series_number = options.series_number_base + 100 + number
@@ -143,22 +149,26 @@ def _arguments(result: Result, explanation: Explanation, options: ExportOptions,
 def build(
     result: Result, explanation: Explanation, sources: list[Dataset], options: ExportOptions, series_number: int
 ) -> Segmentation:
-    """Return the object for a source with a place in the patient (PS3.3 A.51).
+    """Return the object for a source with a place in the patient or on a slide (PS3.3 A.51).
 
     Args:
         result: study, decision and maps.
-        explanation: map ``[D, H, W]`` on the grid of the study, with some positive value.
-        sources: headers in the order of the ``D`` axis, see `placed_sources`.
+        explanation: map ``[D, H, W]`` on the grid of the study, or ``[H, W]`` on that of a slide, with some positive
+            value.
+        sources: headers in the order of the ``D`` axis, see `placed_sources`; for a slide see `slide_source`.
         options: bands, kind and treatment of empty frames.
         series_number: SeriesNumber of the new series.
     """
     from highdicom.seg import Segmentation
 
+    values = explanation.normalised()
+    slide = is_slide(result.study.volume)
     dataset = Segmentation(
         source_images=sources,
-        pixel_array=band_masks(explanation.normalised(), options.bands, options.labelmap),
+        pixel_array=band_masks(values[np.newaxis] if slide else values, options.bands, options.labelmap),
         omit_empty_frames=options.omit_empty_frames,
         **_arguments(result, explanation, options, series_number),
+        **(tiling(sources[0], full=not options.omit_empty_frames) if slide else {}),
     )
     _compress(dataset, options)
     finish(dataset, result, explanation, sources[0])
