@@ -12,6 +12,7 @@ running statistics, as in their Keras code, so that one case does not depend on 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -97,6 +98,24 @@ def freeze_encoder(network: GenesisClassifier) -> None:
     """Train the head alone, as published: 528,387 parameters for 3 classes."""
     for name in ("down_tr64", "down_tr128", "down_tr256", "down_tr512"):
         network.get_submodule(name).requires_grad_(False)
+
+
+def read_genesis(path: Path) -> dict[str, torch.Tensor]:
+    """Read a published file of Models Genesis, whose tensors lie under ``state_dict``; tensors only.
+
+    Raises:
+        BundleError: absent, or it holds something else.
+    """
+    try:
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for absent and damaged files
+        msg = f"{path.name} is no file of weights ({type(error).__name__}); it must hold tensors and nothing else"
+        raise BundleError(msg) from error
+    state = kept.get("state_dict", kept) if isinstance(kept, dict) else None
+    if not isinstance(state, dict):
+        msg = f"{path.name} holds no state_dict"
+        raise BundleError(msg)
+    return state
 
 
 def load_genesis(network: GenesisClassifier, state: Mapping[str, torch.Tensor]) -> None:

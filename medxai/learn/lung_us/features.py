@@ -1,4 +1,4 @@
-"""Features of a frozen trunk for every frame, computed once and kept on disk.
+"""Features of a frozen trunk for every frame or clip, computed once and kept on disk.
 
 An epoch then costs the head alone. A file holds one recording; its name is the hash of the recording's bytes and
 frame rate, its folder the hash of everything else that decides the features: weights, preparation, changes, seed.
@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from medxai.files import atomic_path, write_text
 from medxai.identity import sha256_file, sha256_json, sha256_text
 from medxai.learn.augment import Augmentation, augment
 from medxai.learn.lung_us.cohort import Recording
-from medxai.learn.lung_us.frames import chosen_frames, prepared_frames, read_recording
+from medxai.learn.lung_us.frames import chosen_clips, chosen_frames, prepared_clips, prepared_frames, read_recording
 from medxai.learn.lung_us.uncertainty import AUGMENTATION
 from medxai.prepare.intensity import map_intensity
 from medxai.prepare.spec import PreparationSpec
@@ -40,14 +41,16 @@ class FeaturePlan:
     Attributes:
         spec: preparation of a frame.
         copies: versions of each frame; the first is unchanged, the others are randomly changed.
-        augmentation: the changes.
+        augmentation: the changes; all frames of a clip are changed alike.
         seed: of the changes.
+        unit: whether the trunk reads frames or the clips of the video network.
     """
 
     spec: PreparationSpec
     copies: int = 1
     augmentation: Augmentation = AUGMENTATION
     seed: int = 0
+    unit: Literal["frame", "clip"] = "frame"
 
 
 def trunk_hash(trunk: nn.Module, plan: FeaturePlan) -> str:
@@ -63,15 +66,15 @@ def trunk_hash(trunk: nn.Module, plan: FeaturePlan) -> str:
 def recording_features(
     data: Path, recording: Recording, trunk: nn.Module, plan: FeaturePlan, folder: Path, *, batch: int = 8
 ) -> HalfArray:
-    """Return ``[copies, T, *F]`` features of the frames that the protocol takes; from `folder` when they are there.
+    """Return ``[copies, T, *F]`` features of the frames (or clips) that the protocol takes; from `folder` if there.
 
     Args:
         data: data folder.
         recording: still or clip.
-        trunk: maps ``[N, C, H, W]`` to ``[N, *F]``; used in inference mode.
+        trunk: maps ``[N, C, H, W]`` (``[N, 1, 32, 64, 64]`` for clips) to ``[N, *F]``; used in inference mode.
         plan: preparation and copies.
         folder: of this trunk and plan, see `feature_folder`.
-        batch: frames at once.
+        batch: frames or clips at once.
 
     Raises:
         IngestError: the file cannot be read.
@@ -82,12 +85,16 @@ def recording_features(
     kept = folder / f"{key[:24]}.npy"
     if not kept.exists():
         volume = read_recording(data, recording)
-        frames = torch.from_numpy(prepared_frames(volume, chosen_frames(recording, volume), plan.spec))
+        frames = torch.from_numpy(
+            prepared_frames(volume, chosen_frames(recording, volume), plan.spec)
+            if plan.unit == "frame"
+            else prepared_clips(volume, chosen_clips(recording, volume))
+        )
         # A seed of its own for each recording: the order in which they are computed does not matter.
         generator = torch.Generator().manual_seed(int(key[:12], 16) + plan.seed)
         copies = []
         for copy in range(plan.copies):
-            inputs = augment(frames, plan.augmentation, generator, fill=black(plan.spec)) if copy else frames
+            inputs = _changed(frames, plan, generator) if copy else frames
             copies.append(_through(trunk, inputs, batch))
         features = np.stack(copies)
         if not np.isfinite(features).all():
@@ -142,7 +149,16 @@ def black(spec: PreparationSpec) -> float:
     return float(values[0])
 
 
+def _changed(frames: torch.Tensor, plan: FeaturePlan, generator: torch.Generator) -> torch.Tensor:
+    """Random changes in the plane; the frames of a clip are changed as channels of one picture are."""
+    flat = frames[:, 0] if plan.unit == "clip" else frames
+    changed = augment(flat, plan.augmentation, generator, fill=black(plan.spec)) if len(flat) else flat
+    return changed[:, None] if plan.unit == "clip" else changed
+
+
 def _through(trunk: nn.Module, inputs: torch.Tensor, batch: int) -> HalfArray:
+    if not len(inputs):  # a still has no clip; one of zeros tells the shape
+        return _through(trunk, inputs.new_zeros((1, *inputs.shape[1:])), batch)[:0]
     trunk.eval()
     with torch.inference_mode(), np.errstate(over="ignore"):
         parts = [inputs[start : start + batch] for start in range(0, len(inputs), batch)]

@@ -90,10 +90,16 @@ def chosen_frames(recording: Recording, volume: Volume) -> tuple[int, ...]:
     Raises:
         SettingsError: neither knows the rate.
     """
-    if volume.axes != "THW":
-        return (0,)
-    rate = recording.frame_rate or (1 / volume.frame_seconds if volume.frame_seconds else 0.0)
-    return frame_indices(volume.shape[0], rate)
+    return frame_indices(volume.shape[0], _rate(recording, volume)) if volume.axes == "THW" else (0,)
+
+
+def chosen_clips(recording: Recording, volume: Volume) -> tuple[tuple[int, ...], ...]:
+    """Return the frames of each clip of `volume` that the video network reads; a still has none.
+
+    Raises:
+        SettingsError: neither the table nor the file knows the frame rate.
+    """
+    return clip_indices(volume.shape[0], _rate(recording, volume)) if volume.axes == "THW" else ()
 
 
 def central_square(volume: Volume) -> Volume:
@@ -128,3 +134,7 @@ def prepared_clips(volume: Volume, clips: tuple[tuple[int, ...], ...]) -> FloatA
         return np.zeros((0, 1, sum(CLIP_REPEATS), *CLIP_SPEC.window), dtype=np.float32)
     grey = prepared_frames(volume, flat, CLIP_SPEC)[:, 0].reshape(len(clips), len(CLIP_REPEATS), *CLIP_SPEC.window)
     return np.ascontiguousarray(np.repeat(grey, CLIP_REPEATS, axis=1)[:, None])
+
+
+def _rate(recording: Recording, volume: Volume) -> float:
+    return recording.frame_rate or (1 / volume.frame_seconds if volume.frame_seconds else 0.0)

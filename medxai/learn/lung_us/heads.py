@@ -1,4 +1,4 @@
-"""The frame networks of the protocol, cut where the frozen trunk ends.
+"""The networks of the protocol, cut where the frozen trunk ends.
 
 Trunk and tail share the parameters of the whole network: training the tail trains the network, and the network is
 what a bundle stores.
@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
+from medxai.errors import BundleError
 from medxai.learn.breast_us import FROZEN_STAGES, Tail
-from medxai.learn.lung_us.frames import SIZE, VGG_SPEC
+from medxai.learn.lung_us.frames import CLIP_SPEC, SIZE, VGG_SPEC
 from medxai.networks.efficientnet_lite import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -22,6 +24,7 @@ from medxai.networks.efficientnet_lite import (
 )
 from medxai.networks.efficientnet_lite import imagenet_state as efficientnet_state
 from medxai.networks.efficientnet_lite import load_imagenet as load_efficientnet
+from medxai.networks.genesis3d import GenesisClassifier, freeze_encoder, load_genesis, read_genesis
 from medxai.networks.vgg_us import LAST_CONVOLUTION, VggBase, VggCam, freeze_trunk, imagenet_state, load_imagenet
 from medxai.prepare.spec import AffineIntensity, PreparationSpec
 
@@ -39,15 +42,32 @@ class CutNetwork:
 
     Attributes:
         network: the whole, with its trunk's parameters frozen.
-        trunk: ``[N, 3, 224, 224]`` -> features.
+        trunk: ``[N, 3, 224, 224]`` or clips ``[N, 1, 32, 64, 64]`` -> features.
         tail: features -> logits ``[N, K]``.
-        spec: preparation of the input.
+        spec: preparation of a frame.
+        unit: what the network reads.
     """
 
     network: nn.Module
     trunk: nn.Module
     tail: nn.Module
     spec: PreparationSpec
+    unit: Literal["frame", "clip"] = "frame"
+
+
+class _Encoder(nn.Module):
+    """Encoder of the video network: ``[N, 512, 4, 8, 8]``."""
+
+    def __init__(self, network: GenesisClassifier) -> None:
+        super().__init__()
+        self.levels = nn.Sequential(
+            network.down_tr64, network.pool, network.down_tr128, network.pool, network.down_tr256, network.pool
+        )
+        self.last = network.down_tr512
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.last(self.levels(inputs))
+        return features
 
 
 class _EarlyStages(nn.Module):
@@ -81,6 +101,16 @@ def cut_efficientnet(network: EfficientNetLite0) -> CutNetwork:
     return CutNetwork(network, trunk, Tail(network), LITE_SPEC)
 
 
+def cut_genesis(network: GenesisClassifier, *, pretrained: bool) -> CutNetwork:
+    """Cut behind the encoder when it is pretrained, as published; before it when it has to learn from nothing."""
+    encoder = _Encoder(network)
+    tail = nn.Sequential(network.head, network.classifier)
+    if pretrained:
+        freeze_encoder(network)
+        return CutNetwork(network, encoder, tail, CLIP_SPEC, "clip")
+    return CutNetwork(network, nn.Identity(), nn.Sequential(encoder, tail), CLIP_SPEC, "clip")
+
+
 def fresh_network(
     name: str, num_classes: int, *, weights: Path | None = None, random_start: bool = False, seed: int = 0
 ) -> CutNetwork:
@@ -89,12 +119,13 @@ def fresh_network(
     Args:
         name: key of `NETWORKS`.
         num_classes: number of logits.
-        weights: file of ImageNet weights of VGG-16; None looks into torch's cache.
-        random_start: leave ImageNet out. The trunk is then frozen noise, good for timings and tests only.
+        weights: file of ImageNet weights of VGG-16, None looks into torch's cache; or of Models Genesis.
+        random_start: without them. The trunk of a frame network is then frozen noise, good for timings and tests
+            only; the video network trains as a whole.
         seed: of the untrained parts.
 
     Raises:
-        BundleError: ImageNet weights are absent or do not fit.
+        BundleError: weights are absent or do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -122,9 +153,23 @@ def _efficientnet(num_classes: int, _weights: Path | None, random_start: bool) -
     return cut_efficientnet(network)
 
 
-#: Frame networks by name: ``(num_classes, weights, random_start) -> CutNetwork``.
+def _genesis(num_classes: int, weights: Path | None, random_start: bool) -> CutNetwork:
+    network = GenesisClassifier(num_classes)
+    if not random_start:
+        if weights is None:
+            msg = (
+                "the video network needs the weights of Models Genesis (Genesis_Chest_CT.pt, from its authors on "
+                "request), which no package carries; pass the file or start at random"
+            )
+            raise BundleError(msg)
+        load_genesis(network, read_genesis(weights))
+    return cut_genesis(network, pretrained=not random_start)
+
+
+#: Networks by name: ``(num_classes, weights, random_start) -> CutNetwork``.
 NETWORKS: Mapping[str, Callable[[int, Path | None, bool], CutNetwork]] = {
     "vgg_cam": _vgg_cam,
     "vgg_base": _vgg_base,
     "efficientnet_lite0": _efficientnet,
+    "genesis": _genesis,
 }

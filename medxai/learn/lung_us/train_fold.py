@@ -33,6 +33,7 @@ from medxai.learn.lung_us.cohort import (
 )
 from medxai.learn.lung_us.features import FeaturePlan, HalfArray, Say, all_features, feature_folder, frame_table
 from medxai.learn.lung_us.folds import APART, inner_validation, leaking_frame_folds, patient_folds
+from medxai.learn.lung_us.frames import CLIPS_IN_TRAINING
 from medxai.learn.lung_us.heads import NETWORKS, fresh_network
 
 FloatArray = npt.NDArray[np.float32]
@@ -172,13 +173,14 @@ def train_fold(
         n_folds: number of folds.
         plan_copies: copies of every frame, see `FeaturePlan`.
         recipe: of the training.
-        weights: ImageNet weights of VGG-16.
-        random_start: without ImageNet weights.
+        weights: of ImageNet for VGG-16, of Models Genesis for the video network.
+        random_start: without them, see `fresh_network`.
         leak: deal out single frames instead of patients, for the documented experiment.
 
     Returns:
         ``predictions.npz`` with ``logits`` ``[N, K]``, ``labels`` (-1 is apart), ``recording`` and ``place`` of the
-        frames that were predicted, and ``temperature``. Beside it ``network.safetensors`` with the whole network.
+        frames that were predicted, and ``temperature``. Beside it ``network.safetensors`` with the whole network, and
+        ``training.npy`` with recording and place of the frames it learnt from.
     """
     from safetensors.torch import save_file
 
@@ -192,15 +194,21 @@ def train_fold(
     if result.exists():
         return result
     cut = fresh_network(name, len(CLASSES) + negatives, weights=weights, random_start=random_start, seed=recipe.seed)
-    plan = FeaturePlan(cut.spec, copies=plan_copies, seed=recipe.seed)
+    plan = FeaturePlan(cut.spec, copies=plan_copies, seed=recipe.seed, unit=cut.unit)
     features = all_features(data, recordings, cut.trunk, plan, feature_folder(work, name, cut.trunk, plan), say)
     frames = frame_set(features, labels)
     fold_of, validation_of = _sides(recordings, labels, frames, fold, n_folds, recipe.seed, leak=leak)
-    training = np.flatnonzero((fold_of != fold) & (fold_of != APART) & ~validation_of).tolist()
+    inside = (fold_of != fold) & (fold_of != APART) & ~validation_of
+    if cut.unit == "clip":  # the publication's limit per training video, which evens out the classes
+        most = np.array([CLIPS_IN_TRAINING.get(recordings[i].label, 0) for i in frames.recording.tolist()])
+        inside &= frames.place < most
+    training = np.flatnonzero(inside).tolist()
     validation = np.flatnonzero(validation_of).tolist()
     temperature = train_head(
         cut.tail, frames, training, validation, folder, lambda line: say(f"{name} fold {fold}, {line}"), recipe
     )
+    with atomic_path(folder / "training.npy") as temporary:
+        np.save(temporary, np.stack([frames.recording[training], frames.place[training]], axis=1))
     predicted = np.flatnonzero((fold_of == fold) | (fold_of == APART)).tolist()
     cut.network.eval()
     save_file({k: v.contiguous() for k, v in cut.network.state_dict().items()}, folder / "network.safetensors")
@@ -251,8 +259,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path(".training/lung_us"), help="features, checkpoints, results")
     parser.add_argument("--epochs", type=int, default=RECIPE.epochs)
     parser.add_argument("--copies", type=int, default=4, help="versions of every frame, the first unchanged")
-    parser.add_argument("--weights", type=Path, help="ImageNet weights of VGG-16 (vgg16-397923af.pth)")
-    parser.add_argument("--random-start", action="store_true", help="without ImageNet weights, for timings only")
+    parser.add_argument("--weights", type=Path, help="vgg16-397923af.pth, or Genesis_Chest_CT.pt")
+    parser.add_argument("--random-start", action="store_true", help="without pretrained weights")
     parser.add_argument("--uninformative", action="store_true", help="a fourth class for what is no lung ultrasound")
     parser.add_argument("--leak", action="store_true", help="deal out frames instead of patients, to show the error")
     options = parser.parse_args(arguments)

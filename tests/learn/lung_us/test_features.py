@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from medxai.errors import IngestError, SettingsError
+from medxai.errors import BundleError, IngestError, SettingsError
 from medxai.learn.lung_us.cohort import Recording, read_recordings
 from medxai.learn.lung_us.features import (
     FeaturePlan,
@@ -20,8 +20,9 @@ from medxai.learn.lung_us.features import (
     recording_features,
     trunk_hash,
 )
-from medxai.learn.lung_us.frames import VGG_SPEC, frame_indices, prepared_frames, read_recording
+from medxai.learn.lung_us.frames import CLIP_SPEC, VGG_SPEC, frame_indices, prepared_frames, read_recording
 from medxai.learn.lung_us.heads import LITE_SPEC, NETWORKS, fresh_network
+from medxai.networks.genesis3d import GenesisClassifier
 from medxai.prepare.spec import AffineIntensity
 from tests.tools import require_data
 
@@ -114,12 +115,49 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
         black(uneven)
 
 
+def test_a_clip_is_changed_as_a_whole_and_a_still_has_none(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    frames = [Image.fromarray(np.full((48, 48), 20 + 4 * t, np.uint8)) for t in range(24)]
+    for image in frames:
+        image.paste(250, (0, 0, 16, 16))  # a bright corner that moves with the picture
+    frames[0].save(tmp_path / "v.gif", save_all=True, append_images=frames[1:], duration=100, loop=0)
+    video = Recording("v.gif", "covid", "video", "p", "clinic", "x", 24, (48, 48), 10.0)
+    plan = FeaturePlan(CLIP_SPEC, copies=4, unit="clip")
+    found = recording_features(tmp_path, video, nn.Identity(), plan, tmp_path / "f")
+    assert found.shape == (4, 2, 1, 32, 64, 64)  # every second frame, five to a clip
+    # Frames differ by their brightness outside the corner: changed alike, they differ by multiples of one picture.
+    first, second, last = (found[1:, :, 0, at].astype(np.float32) for at in (0, 6, 31))
+    assert np.allclose((last - first) / 4, second - first, atol=2e-3)
+    assert np.ptp(second - first, axis=(2, 3)).min() > 0.02
+    assert np.abs(first[0] - first[1]).max() > 0.3
+    empty = recording_features(tmp_path, still(tmp_path, "a.png"), nn.AdaptiveAvgPool3d(1), plan, tmp_path / "f")
+    assert empty.shape == (4, 0, 1, 1, 1, 1)
+    recording, place = frame_table([empty, found])
+    assert (recording.tolist(), place.tolist()) == ([1, 1], [0, 1])
+
+
+def test_a_pretrained_video_network_trains_its_head_alone(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"Genesis_Chest_CT\.pt, from its authors"):
+        fresh_network("genesis", 3)
+    torch.manual_seed(1)
+    state = {f"module.{k}": v for k, v in GenesisClassifier(3).state_dict().items() if k.startswith("down_tr")}
+    torch.save({"epoch": 1, "state_dict": state}, tmp_path / "genesis.pt")
+    cut = fresh_network("genesis", 3, weights=tmp_path / "genesis.pt")
+    assert sum(p.numel() for p in cut.network.parameters() if p.requires_grad) == 528_387
+    with torch.inference_mode():
+        x = torch.rand(1, 1, 32, 64, 64)
+        assert torch.allclose(cut.tail(cut.trunk.eval()(x)), cut.network.eval()(x), atol=1e-5)
+    (tmp_path / "genesis.pt").write_bytes(b"no weights")
+    with pytest.raises(BundleError, match="tensors and nothing else"):
+        fresh_network("genesis", 3, weights=tmp_path / "genesis.pt")
+
+
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_trunk_and_tail_are_the_network(name: str) -> None:
     cut = fresh_network(name, 4, random_start=True, seed=2)
     for part in (cut.network, cut.trunk, cut.tail):
         part.eval()
-    x = torch.rand(1, 3, 224, 224)
+    x = torch.rand(1, 1, 32, 64, 64) if cut.unit == "clip" else torch.rand(1, 3, 224, 224)
     with torch.inference_mode():
         assert torch.allclose(cut.tail(cut.trunk(x)), cut.network(x), atol=1e-5)
     assert not any(p.requires_grad for p in cut.trunk.parameters())

@@ -156,6 +156,42 @@ def test_a_fold_from_files_to_predictions(tmp_path: Path) -> None:
     assert not lines  # done is done
 
 
+@pytest.mark.slow
+def test_the_video_network_learns_from_a_limited_number_of_clips(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    recordings = []
+    random = np.random.default_rng(0)
+    for i in range(9):
+        pictures = [Image.fromarray(random.integers(0, 255, (40, 40), dtype=np.uint8)) for _ in range(20)]
+        pictures[0].save(tmp_path / f"{i}.gif", save_all=True, append_images=pictures[1:], duration=200, loop=0)
+        recordings.append(Recording(f"{i}.gif", CLASSES[i % 3], "video", f"p{i}", "clinic", "x", 20, (40, 40), 5.0))
+    lines: list[str] = []
+    recipe = replace(RECIPE, epochs=1, batch_size=8)
+    result = train_fold(
+        "genesis",
+        tmp_path,
+        [*recordings, *cohort(tmp_path)[:3]],
+        0,
+        tmp_path / "w",
+        lines.append,
+        n_folds=3,
+        plan_copies=2,
+        recipe=recipe,
+        random_start=True,
+    )
+    found = np.load(result)
+    assert set(np.bincount(found["recording"])[found["recording"]].tolist()) == {4}  # all clips, and no stills
+    assert sorted(set(found["labels"].tolist())) == [0, 1, 2]
+    assert found["logits"].shape == (len(found["labels"]), 3)
+    trained = np.load(next((tmp_path / "w").glob("genesis-*/fold0/training.npy")))
+    # Four clips of a video, of which covid gives three.
+    for i, place in trained.tolist():
+        assert place < (3 if i % 3 == 0 else 4)
+    assert {place for i, place in trained.tolist() if i % 3 == 0} == {0, 1, 2}
+    assert {place for i, place in trained.tolist() if i % 3 == 1} == {0, 1, 2, 3}
+    assert not set(trained[:, 0].tolist()) & set(found["recording"].tolist())
+
+
 def test_a_fold_that_does_not_exist_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["vgg_cam", "--fold", "5", "--data", str(tmp_path)])
