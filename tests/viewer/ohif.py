@@ -11,7 +11,7 @@ import tarfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,12 +100,15 @@ def fetch() -> tuple[Path, Path]:
 
 
 @contextmanager
-def served(folder: Path, archive: str) -> Iterator[str]:
+def served(
+    folder: Path, archive: str, answers: Callable[[str], tuple[str, bytes] | None] | None = None
+) -> Iterator[str]:
     """Serve the viewer and, on the same origin, the archive; yields the address.
 
     Args:
         folder: of the viewer.
         archive: REST root of an Orthanc.
+        answers: given a path, type and body of what the archive cannot answer itself; None leaves it to the archive.
     """
     mimetypes.add_type("application/wasm", ".wasm")
     mimetypes.add_type("text/javascript", ".mjs")
@@ -125,6 +128,9 @@ def served(folder: Path, archive: str) -> Iterator[str]:
             """Say nothing."""
 
         def do_GET(self) -> None:
+            if answers is not None and (own := answers(self.path)) is not None:
+                self.reply(200, *own)
+                return
             if self.path.startswith(("/dicom-web", "/wado")):
                 self.forward()
                 return
@@ -146,9 +152,11 @@ def served(folder: Path, archive: str) -> Iterator[str]:
                 answer: Any = urllib.request.urlopen(request)  # noqa: S310
             except urllib.error.HTTPError as error:
                 answer = error
-            data = answer.read()
-            self.send_response(answer.status)
-            self.send_header("Content-Type", answer.headers.get("Content-Type", "application/octet-stream"))
+            self.reply(answer.status, answer.headers.get("Content-Type", "application/octet-stream"), answer.read())
+
+        def reply(self, status: int, kind: str, data: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

@@ -1,0 +1,131 @@
+"""What a viewer made of dicom-microscopy-viewer, as SLIM is, shows of a slide: map and bands on the right place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from medxai.export import ExportOptions, export_all
+from medxai.settings import Destination
+from medxai.transport.send import send
+from tests import slides
+from tests.pacs import orthanc
+from tests.viewer import microscopy, ohif
+from tests.viewer.microscopy import Step
+
+pytestmark = pytest.mark.slow
+
+#: Share of the picture's width that the evidence may be off.
+NEAR = 0.02
+#: Rows and columns at the upper left that the overview and the legend cover.
+COVERED = (140, 400)
+Picture = npt.NDArray[np.int16]
+Point = tuple[float, float]
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]], list[str]]:
+    """Folder of pictures, what is known of each, and the faults of the page."""
+    if reason := ohif.missing():
+        if os.environ.get("MEDXAI_REQUIRE_TOOLS") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    work = tmp_path_factory.mktemp("slide")
+    (work / "archive" / "database").mkdir(parents=True)
+    case = slides.slide_case(work / "in", syntax="jpeg")
+    options = ExportOptions(formats=("parametric_map", "segmentation"), explanations="primary")
+    outputs = [work / "run" / output.path for output in export_all(case.result, work / "run", options)]
+    values = case.result.explanations[0].map
+    row, column = (int(v) for v in np.unravel_index(int(values.argmax()), values.shape))
+    steps = {
+        "slide": Step(str(work / "slide.png"), (column, row)),
+        "map": Step(str(work / "map.png"), (column, row), "map"),
+        "blended": Step(str(work / "blended.png"), (column, row), "map", opacity=0.6),
+        "segmentation": Step(str(work / "segmentation.png"), (column, row), "segmentation", wanted=1),
+    }
+    _, modules = ohif.fetch()
+    site = microscopy.fetch(work / "site")
+    with orthanc(work / "archive") as server:
+        destination = Destination(name="o", kind="dimse", host=server.host, port=server.dicom_port, aet=server.aet)
+        send([*sorted((work / "in").glob("*.dcm")), *outputs], destination)
+        with ohif.served(site, server.rest_url, microscopy.float_frames(server.rest_url)) as address:
+            study = str(case.sources[0].StudyInstanceUID)
+            found = microscopy.look(address, study, list(steps.values()), modules, work)
+    if folder := os.environ.get("MEDXAI_VIEWER_PICTURES"):
+        picture = Image.open(work / "blended.png").convert("RGB").resize((1050, 783), Image.Resampling.LANCZOS)
+        picture.save(Path(folder) / "viewer_wsi.png", optimize=True)
+    return work, dict(zip(steps, found["shots"], strict=False)), found["faults"]
+
+
+def read(path: Path) -> Picture:
+    """Pixels of a picture, white where the overview and the legend lie."""
+    pixels = np.asarray(Image.open(path).convert("RGB"), np.int16).copy()
+    pixels[: COVERED[0], : COVERED[1]] = 255
+    return pixels
+
+
+def middle(wanted: npt.NDArray[np.bool_]) -> Point:
+    """(x, y) of the middle of the extent."""
+    rows, columns = np.nonzero(wanted)
+    assert len(rows) > 50, "nothing of the kind is to be seen"
+    return (float(columns.min()) + float(columns.max())) / 2, (float(rows.min()) + float(rows.max())) / 2
+
+
+def spot(pixels: Picture) -> Point:
+    """Middle of the dark spot of the slide."""
+    return middle((pixels[..., 1] < 90) & (pixels[..., 2] - pixels[..., 1] > 50))
+
+
+def hot(pixels: Picture) -> Point:
+    """Middle of what is at the upper end of the viewer's colours (magma: pale yellow)."""
+    return middle((pixels[..., 0] > 240) & (pixels[..., 1] > 225) & (pixels[..., 2] < 205))
+
+
+def yellow(pixels: Picture) -> Point:
+    """Middle of a segment (upper end of viridis)."""
+    return middle((pixels[..., 0] > 200) & (pixels[..., 1] > 190) & (pixels[..., 2] < 90))
+
+
+FIND = {"slide": spot, "map": hot, "segmentation": yellow}
+
+
+def test_the_page_had_no_error(shown: tuple[Path, dict[str, Any], list[str]]) -> None:
+    _, shots, faults = shown
+    assert faults == []
+    assert all(shot is not None and shot["levels"] == 3 for shot in shots.values())
+    assert shots["map"]["labels"] == ["GRADCAM"]
+    assert shots["segmentation"]["labels"] == [f"CAM >= {low:g} (explanation)" for low in ExportOptions().bands]
+
+
+@pytest.mark.parametrize("name", FIND)
+def test_on_its_place(shown: tuple[Path, dict[str, Any], list[str]], name: str) -> None:
+    """The slide's own spot, the map's peak and the band lie where the viewer puts the pixel of the peak."""
+    work, shots, faults = shown
+    assert shots[name] is not None, faults
+    pixels = read(work / f"{name}.png")
+    x, y = FIND[name](pixels)
+    assert np.hypot(x - shots[name]["place"][0], y - shots[name]["place"][1]) < NEAR * pixels.shape[1], (x, y)
+
+
+def test_the_slide_is_under_the_map(shown: tuple[Path, dict[str, Any], list[str]]) -> None:
+    """Blended, both are to be seen: away from the evidence the picture is the slide, darker."""
+    work, _, _ = shown
+    blended, alone = (read(work / f"{name}.png").mean(-1)[200:600, 300:500] for name in ("blended", "map"))
+    assert alone.mean() < 5
+    assert 60 < blended.mean() < 140
+
+
+@pytest.mark.parametrize("name", ["map", "segmentation"])
+def test_the_check_would_notice(shown: tuple[Path, dict[str, Any], list[str]], name: str) -> None:
+    """Evidence mirrored, or upside down, is too far away."""
+    work, shots, _ = shown
+    pixels = read(work / f"{name}.png")
+    for turned in (pixels[:, ::-1], pixels[::-1]):
+        x, y = FIND[name](np.ascontiguousarray(turned))
+        assert np.hypot(x - shots[name]["place"][0], y - shots[name]["place"][1]) > NEAR * pixels.shape[1]
