@@ -100,10 +100,14 @@ class Worklist:
         self._update(job_id, values)
 
     def finish(self, job_id: int) -> bool:
-        """Mark an exported job as done: delivered wherever it had to be; False when it is in another state by now."""
+        """Mark a job as done: delivered wherever it had to be; False when another process has it by now.
+
+        It is exported, or runs here: what was exported before and only had to be delivered is not exported again.
+        """
+        mine = (Job.state == "running") & (Job.owner == self.owner)
         values = {"state": "done", "stage": "done", "owner": "", "updated_at": now()}
         with Session(self.engine) as session, session.begin():
-            done = session.execute(update(Job).where(Job.id == job_id, Job.state == "exported").values(values))
+            done = session.execute(update(Job).where(Job.id == job_id, (Job.state == "exported") | mine).values(values))
             return bool(done.rowcount)  # type: ignore[attr-defined]
 
     def reopen(self, job_id: int) -> None:

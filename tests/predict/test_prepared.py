@@ -370,7 +370,7 @@ def test_a_chunk_of_an_eager_network_stays_in_the_cache(network: SmallDenseNet3d
     from medxai.explain.split import Forward
 
     widest = []
-    for layer in network.layers():
+    for layer in network.modules():
         if not list(layer.children()):
             layer.register_forward_hook(lambda _m, given, out: widest.append(4 * (given[0].numel() + out.numel())))
     inputs = as_inputs(torch.zeros(2, *SHAPE))
