@@ -18,11 +18,13 @@ from medxai.transport.send import send
 from medxai.transport.spool import study_key
 from tests.pacs import Orthanc
 from tests.studies import dicom_study, edit
-from tests.test_privacy import found_in, plant
+from tests.test_privacy import PLANTED, found_in, plant
 from tests.transport.conftest import Gate
 
 pytestmark = pytest.mark.pacs
 
+#: Nobody else at this Orthanc has it.
+PATIENT = f"{PLANTED['PatientID']}-430"
 Start = Callable[..., Gate]
 
 
@@ -48,11 +50,16 @@ def stored(tmp_path_factory: pytest.TempPathFactory, orthanc_server: Orthanc) ->
     """A study of two series of a named patient at Orthanc: its UID, and SOP Instance UID -> file."""
     root = tmp_path_factory.mktemp("stored")
     first = dicom_study(root / "a", 430)
-    edit(first, plant)
+
+    def name(dataset) -> None:  # type: ignore[no-untyped-def]
+        plant(dataset)
+        dataset.PatientID = PATIENT
+
+    edit(first, name)
     uid = str(dcmread(next(first.glob("*.dcm"))).StudyInstanceUID)
 
     def same_study(dataset) -> None:  # type: ignore[no-untyped-def]
-        plant(dataset)
+        name(dataset)
         dataset.StudyInstanceUID = uid
 
     edit(dicom_study(root / "b", 431), same_study)
@@ -103,8 +110,8 @@ def test_queries(kind: str, stored: tuple[str, dict[str, Path]], orthanc_server:
     """By patient and by date; nothing matches nothing."""
     uid, _ = stored
     source = node(orthanc_server, kind)
-    assert matching_studies(source, {"PatientID": "PID-ZZ-900817"}) == [uid]
-    assert matching_studies(source, {"PatientID": "PID-ZZ-900817", "StudyDate": "20240101-20240131"}) == [uid]
+    assert matching_studies(source, {"PatientID": PATIENT}) == [uid]
+    assert matching_studies(source, {"PatientID": PATIENT, "StudyDate": "20240101-20240131"}) == [uid]
     assert matching_studies(source, {"PatientID": "NOBODY"}) == []
 
 
