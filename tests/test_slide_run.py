@@ -13,10 +13,9 @@ from pydicom import dcmread
 
 from medxai.predict.bundle import AllowList
 from medxai.predict.bundle_spec import MedxaiBlock
-from medxai.predict.write import write_bundle
 from medxai.prepare.spec import AffineIntensity, PreparationSpec
 from tests import slides
-from tests.predict.build import CARD
+from tests.predict.build import CARD, store
 from tests.studies import command
 from tests.tools import dicom_errors
 
@@ -60,14 +59,8 @@ def dark_bundle(folder: Path) -> tuple[Path, Path]:
         cells = last.in_features // 2
         last.weight[1, :cells] = 1.0
         last.bias[1] = -3.0
-    bundle = write_bundle(
-        folder / "dark",
-        network_def={"_target_": "monai.networks.nets.Classifier", **arguments},
-        network=network,
-        metadata=CARD.metadata(BLOCK, task="test"),
-        card=CARD.markdown(BLOCK),
-        licence="Apache-2.0\n",
-    )
+    definition = {"_target_": "monai.networks.nets.Classifier", **arguments}
+    bundle = store(folder / "dark", definition, network, CARD, BLOCK)
     allow = folder / "allow.json"
     allow.write_text(json.dumps({name: list(found) for name, found in AllowList.of(bundle).hashes.items()}))
     return bundle, allow

@@ -16,6 +16,7 @@ from medxai.ingest.dicom_file import is_dicom, read_header
 from medxai.ingest.mosaic import is_mosaic
 from medxai.ingest.slide import aside, is_slide
 from medxai.ingest.split import Slice, read_slice, split
+from medxai.ingest.vframe import is_vframe
 from medxai.study import SourceFiles, SourceKind
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def _distinct(files: Sequence[tuple[Path, str]], left_out: Counter[str]) -> list
 
 def is_volume_series(header: Dataset) -> bool:
     """True when instances of this kind are the slices of one volume."""
-    alone = "NumberOfFrames" in header or is_mosaic(header)
+    alone = "NumberOfFrames" in header or is_mosaic(header) or is_vframe(header)
     return str(header.get("Modality", "")) in _VOLUME_MODALITIES and not alone
 
 

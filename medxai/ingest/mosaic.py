@@ -1,7 +1,4 @@
-"""A Siemens mosaic, many slices tiled in one image -> Volume; its geometry stands in the private CSA header.
-
-Grids of United Imaging are told apart here and read by `medxai.ingest.vframe`.
-"""
+"""A Siemens mosaic, many slices tiled in one image -> Volume; its geometry stands in the private CSA header."""
 
 from __future__ import annotations
 
@@ -12,9 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medxai.errors import GeometryError, IngestError
-from medxai.ingest.dicom_file import image_type, read_header, read_pixels, rescaled
+from medxai.ingest.dicom_file import image_type, read_pixels, rescaled
 from medxai.ingest.identifiers import check_identifiers
-from medxai.ingest.vframe import is_vframe, read_vframe
 from medxai.study import Volume
 
 if TYPE_CHECKING:
@@ -22,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def is_mosaic(header: Dataset) -> bool:
-    """True where ImageType says that slices are tiled, by Siemens or by United Imaging."""
-    return "MOSAIC" in image_type(header) or is_vframe(header)
+    """True where ImageType says that slices are tiled."""
+    return "MOSAIC" in image_type(header)
 
 
 def read_mosaic(path: Path, study: str) -> tuple[Volume, tuple[str, ...]]:
@@ -42,8 +38,6 @@ def read_mosaic(path: Path, study: str) -> tuple[Volume, tuple[str, ...]]:
         from nibabel.nicom.csareader import CSAReadError
         from nibabel.nicom.dicomwrappers import MosaicWrapper, WrapperError
 
-    if is_vframe(read_header(path)):
-        return read_vframe(path, study)
     dataset, array = read_pixels(path)
     check_identifiers([dataset], study)
     try:

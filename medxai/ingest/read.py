@@ -13,6 +13,7 @@ from medxai.ingest.nifti import read_nifti
 from medxai.ingest.picture import read_picture
 from medxai.ingest.slide import is_slide, read_slide
 from medxai.ingest.ultrasound import read_image
+from medxai.ingest.vframe import is_vframe, read_vframe
 from medxai.ingest.video import read_video
 from medxai.study import SourceFiles, Study, Volume
 
@@ -55,6 +56,8 @@ def _read(source: SourceFiles, modality: str | None, largest_gap_mm: float | Non
             return read_slide(source.files, source.key)
         if is_mosaic(header):
             return read_mosaic(first, source.key)
+        if is_vframe(header):
+            return read_vframe(first, source.key)
         if is_volume_series(header):
             if source.part and len(source.files) == 1:
                 msg = f"a single slice apart from the rest of its series ({source.part}) is no volume"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from medxai.learn.card import Card
 from medxai.networks.densenet3d import TARGET_LAYER, SmallDenseNet3d
@@ -44,17 +46,22 @@ CARD = Card(
 )
 
 
+def store(path: Path, definition: dict[str, Any], network: nn.Module, card: Card, block: MedxaiBlock) -> Path:
+    """Write a network as a bundle; returns its path."""
+    return write_bundle(
+        path,
+        network_def=definition,
+        network=network,
+        metadata=card.metadata(block, task="test"),
+        card=card.markdown(block),
+        licence="Apache-2.0\n",
+    )
+
+
 def tiny_bundle(folder: Path, block: MedxaiBlock = BLOCK) -> tuple[Path, SmallDenseNet3d]:
     """Write an untrained bundle named ``tiny`` below `folder`; returns its path and the network."""
     torch.manual_seed(3)
     arguments = {"num_classes": 1, "init_features": 4, "growth_rate": 4, "layers": 1}
     network = SmallDenseNet3d(**arguments).eval()
-    path = write_bundle(
-        folder / "tiny",
-        network_def={"_target_": "medxai.networks.densenet3d.SmallDenseNet3d", **arguments},
-        network=network,
-        metadata=CARD.metadata(block, task="test"),
-        card=CARD.markdown(block),
-        licence="Apache-2.0\n",
-    )
-    return path, network
+    definition = {"_target_": "medxai.networks.densenet3d.SmallDenseNet3d", **arguments}
+    return store(folder / "tiny", definition, network, CARD, block), network

@@ -8,12 +8,11 @@ import shutil
 import subprocess
 import tarfile
 import urllib.request
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tests.viewer.ohif import CACHE, CHROMIUM, HERE
+from tests.viewer.ohif import CACHE, HERE
 
 VIEWER, CLIENT = "0.48.24", "0.11.3"
 _FRAME = re.compile(r"/dicom-web/studies/[\d.]+/series/[\d.]+/instances/([\d.]+)/frames/(\d+)")
@@ -101,28 +100,3 @@ def float_frames(archive: str) -> Callable[[str], tuple[str, bytes] | None]:
         return 'multipart/related; type="application/octet-stream"; boundary=frame', head + frame + b"\r\n--frame--\r\n"
 
     return answer
-
-
-def look(address: str, study_uid: str, steps: Sequence[Step], modules: Path, work: Path) -> dict[str, Any]:
-    """Take the pictures.
-
-    Returns:
-        ``shots``, one for each step (None where it failed): number of levels, labels of what lies over the slide, and
-        where the pixel is in the picture; and ``faults`` of the page and its requests.
-    """
-    job = {
-        "url": f"{address}/?study={study_uid}",
-        "chromium": CHROMIUM,
-        "profile": str(work / "profile"),
-        "modules": str(modules),
-        "steps": [asdict(step) for step in steps],
-    }
-    path = work / "job.json"
-    path.write_text(json.dumps(job))
-    done = subprocess.run(
-        ["node", str(HERE / "slide.mjs"), str(path)], check=False, capture_output=True, text=True, timeout=300
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found

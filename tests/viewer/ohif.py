@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import json
 import mimetypes
 import shutil
 import subprocess
@@ -11,9 +10,9 @@ import tarfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -167,28 +166,3 @@ def served(
             yield f"http://127.0.0.1:{server.server_address[1]}"
         finally:
             server.shutdown()
-
-
-def look(address: str, study_uid: str, steps: Sequence[Step], modules: Path, work: Path) -> dict[str, Any]:
-    """Open the objects of a study one after the other.
-
-    Returns:
-        ``shots``, one for each step (None where it failed) with the state of the viewport and where the place lies in
-        the picture, and ``faults`` of the page.
-    """
-    job = {
-        "url": f"{address}/viewer?StudyInstanceUIDs={study_uid}",
-        "chromium": CHROMIUM,
-        "profile": str(work / "profile"),
-        "modules": str(modules),
-        "steps": [asdict(step) for step in steps],
-    }
-    path = work / "job.json"
-    path.write_text(json.dumps(job))
-    done = subprocess.run(
-        ["node", str(HERE / "shot.mjs"), str(path)], check=False, capture_output=True, text=True, timeout=600
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found

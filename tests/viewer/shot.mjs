@@ -1,21 +1,9 @@
 // Opens objects of a study in OHIF, brings a place of the patient on the screen and says where it lies in the picture.
 // Usage: node shot.mjs JOB.json; prints one JSON object. Needs puppeteer-core beside it or in NODE_PATH.
-import { createRequire } from 'node:module';
-import { readFileSync } from 'node:fs';
+import { open } from './open.mjs';
 
-const job = JSON.parse(readFileSync(process.argv[2], 'utf8'));
-const puppeteer = createRequire(job.modules + '/')('puppeteer-core');
+const { job, browser } = await open('1400,900');
 const pause = milliseconds => new Promise(resolve => setTimeout(resolve, milliseconds));
-
-const browser = await puppeteer.launch({
-  executablePath: job.chromium,
-  headless: true,
-  userDataDir: job.profile,
-  args: [
-    '--no-sandbox', '--disable-gpu-sandbox', '--use-angle=swiftshader', '--enable-unsafe-swiftshader',
-    '--ignore-gpu-blocklist', '--disable-dev-shm-usage', '--window-size=1400,900',
-  ],
-});
 
 // A thumbnail's text, as people read it.
 const words = handle => handle.evaluate(element => element.innerText.replace(/\s+/g, ' ').trim());

@@ -1,20 +1,8 @@
 // Opens a slide in a page around dicom-microscopy-viewer, lays objects over it, takes a picture of each.
 // Usage: node slide.mjs JOB.json; prints one JSON object.
-import { createRequire } from 'node:module';
-import { readFileSync } from 'node:fs';
+import { open } from './open.mjs';
 
-const job = JSON.parse(readFileSync(process.argv[2], 'utf8'));
-const puppeteer = createRequire(job.modules + '/')('puppeteer-core');
-
-const browser = await puppeteer.launch({
-  executablePath: job.chromium,
-  headless: true,
-  userDataDir: job.profile,
-  args: [
-    '--no-sandbox', '--disable-gpu-sandbox', '--use-angle=swiftshader', '--enable-unsafe-swiftshader',
-    '--ignore-gpu-blocklist', '--disable-dev-shm-usage', '--window-size=1100,820',
-  ],
-});
+const { job, browser } = await open('1100,820');
 
 const answer = { shots: [], faults: [] };
 try {

@@ -17,6 +17,7 @@ from medxai.transport.send import send
 from tests import slides
 from tests.pacs import orthanc
 from tests.viewer import microscopy, ohif
+from tests.viewer.browser import look
 from tests.viewer.microscopy import Step
 
 pytestmark = pytest.mark.slow
@@ -56,7 +57,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dic
         send([*sorted((work / "in").glob("*.dcm")), *outputs], destination)
         with ohif.served(site, server.rest_url, microscopy.float_frames(server.rest_url)) as address:
             study = str(case.sources[0].StudyInstanceUID)
-            found = microscopy.look(address, study, list(steps.values()), modules, work)
+            found = look("slide.mjs", f"{address}/?study={study}", list(steps.values()), modules, work)
     if folder := os.environ.get("MEDXAI_VIEWER_PICTURES"):
         picture = Image.open(work / "blended.png").convert("RGB").resize((1050, 783), Image.Resampling.LANCZOS)
         picture.save(Path(folder) / "viewer_wsi.png", optimize=True)

@@ -21,6 +21,7 @@ from tests.export import build
 from tests.export.build import Case
 from tests.pacs import Orthanc, orthanc
 from tests.viewer import ohif
+from tests.viewer.browser import look
 from tests.viewer.ohif import Step
 
 pytestmark = pytest.mark.slow
@@ -63,7 +64,8 @@ def show(case: Case, steps: dict[str, Step], work: Path, server: Orthanc) -> Sho
     viewer, modules = ohif.fetch()
     with ohif.served(viewer, server.rest_url) as address:
         placed = [replace(step, out=str(work / f"{name}.png")) for name, step in steps.items()]
-        found = ohif.look(address, str(case.sources[0].StudyInstanceUID), placed, modules, work)
+        url = f"{address}/viewer?StudyInstanceUIDs={case.sources[0].StudyInstanceUID}"
+        found = look("shot.mjs", url, placed, modules, work)
     if folder := os.environ.get("MEDXAI_VIEWER_PICTURES"):
         for step in placed:
             target = Path(folder) / f"viewer_{case.sources[0].Modality.lower()}_{Path(step.out).name}"
