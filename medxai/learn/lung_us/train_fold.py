@@ -258,6 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of the open data sets")
     parser.add_argument("--work", type=Path, default=Path(".training/lung_us"), help="features, checkpoints, results")
     parser.add_argument("--epochs", type=int, default=RECIPE.epochs)
+    parser.add_argument("--rate", type=float, default=RECIPE.learning_rate, help="peak learning rate")
     parser.add_argument("--copies", type=int, default=4, help="versions of every frame, the first unchanged")
     parser.add_argument("--weights", type=Path, help="vgg16-397923af.pth, or Genesis_Chest_CT.pt")
     parser.add_argument("--random-start", action="store_true", help="without pretrained weights")
@@ -274,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recordings = read_recordings(options.data)
     if options.uninformative:
         recordings = (*recordings, *read_negatives(options.data))
-    recipe = replace(RECIPE, epochs=options.epochs)
+    recipe = replace(RECIPE, epochs=options.epochs, learning_rate=options.rate)
     result = train_fold(
         options.network,
         options.data,
