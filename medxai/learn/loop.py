@@ -25,6 +25,31 @@ Sampler = Callable[[Sequence[int], torch.Generator], torch.Tensor]
 Progress = Callable[[int, int, float], None]
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a further loss term may know of a step.
+
+    Attributes:
+        epoch: from 0.
+        positions: ``[B]`` sample indices, as the sampler got them.
+        inputs: ``[B, C, *S]``.
+        logits: ``[B, K]`` with their graph; two for a network with a single one.
+        labels: ``[B]`` class index.
+        share: of these samples in the inputs; below 1 they are mixed with others.
+    """
+
+    epoch: int
+    positions: Sequence[int]
+    inputs: torch.Tensor
+    logits: torch.Tensor
+    labels: torch.Tensor
+    share: float
+
+
+#: ``extra(batch)`` -> a term that is added to the loss, or None.
+Extra = Callable[[Batch], torch.Tensor | None]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What decides a training run besides data and network.
@@ -62,6 +87,7 @@ def fit(
     *,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    extra: Extra | None = None,
 ) -> nn.Module:
     """Train `network` in place and return it in eval mode.
 
@@ -74,6 +100,7 @@ def fit(
         recipe: schedule and regularisation.
         checkpoint: file that is written after every epoch and resumed from when it exists.
         progress: called after every epoch.
+        extra: a further term of the loss, asked after the forward pass of every step.
     """
     y = torch.as_tensor(list(labels), dtype=torch.long)
     n_classes = int(y.max()) + 1
@@ -101,6 +128,9 @@ def fit(
             loss = share * _loss(logits, first_y, weights, recipe)
             if share < 1:
                 loss = loss + (1 - share) * _loss(logits, second_y, weights, recipe)
+            if extra is not None:
+                term = extra(Batch(epoch, chosen.tolist(), inputs, logits, first_y, share))
+                loss = loss if term is None else loss + term
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)

@@ -1,0 +1,212 @@
+"""A loss term that makes the evidence of a classifier lie where an expert expects it, in training only.
+
+After Belharbi et al. 2024 (FG, arXiv:2402.00281): ``L = CE + weight * R`` where R compares one layer's map ``T`` of a
+sample with a prior map ``A`` that the label and the image imply. Nothing is added to the network and nothing is
+computed after training. A map that was trained to agree with a prior agrees with it: this is no sign that it is right
+(`medxai.learn.agreement` says what is).
+
+Layouts: images ``[B, C, H, W]``, volumes ``[B, C, D, H, W]``, tokens ``[B, N, C]`` with the grid that they lie on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from medxai.errors import SettingsError
+from medxai.learn.loop import Batch
+
+Mode = Literal["attention", "cam", "outside"]
+MODES: tuple[Mode, ...] = ("attention", "cam", "outside")
+#: ``priors(batch)`` -> per sample of the batch a map ``[*S]`` >= 0, or None where there is none.
+Priors = Callable[[Batch], Sequence[torch.Tensor | None]]
+#: Epochs in which the weight of the term rises from 0.
+WARM_UP = 2
+
+
+class PriorGuidedLoss:
+    """The term ``weight * R``, for the parameter ``extra`` of `medxai.learn.loop.fit`.
+
+    A context manager: the layer is watched between entering and leaving. ``R`` is the mean over the samples that have
+    a prior:
+
+    - ``attention``: 1 - cosine of the mean of the layer over its channels and the prior;
+    - ``cam``: 1 - cosine of the class activation map of the true class, cut at 0, and the prior;
+    - ``outside``: share of the class activation map (of the layer's mean without `head`) that lies outside the prior,
+      ``sum T (1 - A) / sum T``. It says where evidence may lie, and asks for no shape.
+
+    Args:
+        layer: its output, not negative, is guided; the last feature map is the one to take.
+        mode: see above.
+        weight: of the term, 4 to 9 in the publication. To be chosen by validation accuracy.
+        priors: of the samples of a batch, on any grid; a map that is not finite or all 0 counts as none.
+        head: linear layer ``[K, C]`` behind the mean over all positions; `cam` needs it.
+        grid: of the positions when the layer puts out tokens; tokens before them (class token) are left out.
+        warm_up: epochs in which the weight rises linearly, from 0 in the first.
+        outside_only: which samples of a batch are judged as by ``outside`` whatever the mode: those whose prior says
+            where evidence may lie and not what it looks like.
+
+    Raises:
+        SettingsError: unknown mode, a weight below 0, or `cam` without a head.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        mode: Mode,
+        weight: float,
+        priors: Priors,
+        *,
+        head: nn.Linear | None = None,
+        grid: Sequence[int] | None = None,
+        warm_up: int = WARM_UP,
+        outside_only: Callable[[Batch], Sequence[bool]] | None = None,
+    ) -> None:
+        if mode not in MODES or not weight >= 0:
+            msg = f"mode {mode!r} with weight {weight}: the mode is one of {list(MODES)}, the weight 0 or more"
+            raise SettingsError(msg)
+        if mode == "cam" and head is None:
+            msg = "mode 'cam' needs the linear layer behind the mean over positions; take 'attention' without one"
+            raise SettingsError(msg)
+        self.layer, self.mode, self.weight, self.priors = layer, mode, weight, priors
+        self.head, self.grid, self.warm_up, self.outside_only = head, grid, warm_up, outside_only
+        #: Mean of R over the batches of an epoch, by epoch: the curve to look at.
+        self.history: dict[int, list[float]] = {}
+        self._features: torch.Tensor | None = None
+        self._handle: torch.utils.hooks.RemovableHandle | None = None
+
+    def __enter__(self) -> PriorGuidedLoss:
+        self._handle = self.layer.register_forward_hook(self._keep)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = self._features = None
+
+    def _keep(self, _module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        if torch.is_grad_enabled():
+            self._features = output
+
+    def weight_at(self, epoch: int) -> float:
+        """Weight in an epoch counted from 0."""
+        return self.weight * min(1.0, epoch / self.warm_up) if self.warm_up else self.weight
+
+    def __call__(self, batch: Batch) -> torch.Tensor | None:
+        """Return ``weight * R`` of the batch that went through the layer last; None while the weight is 0.
+
+        Raises:
+            SettingsError: the layer was not watched, or the batch is a mix of samples (mixup), which has no prior.
+        """
+        weight, features = self.weight_at(batch.epoch), self._features
+        self._features = None
+        if not weight:
+            return None
+        if features is None:
+            msg = "the guided layer put nothing out; enter the loss with 'with' and guide a layer of this network"
+            raise SettingsError(msg)
+        if batch.share < 1:
+            msg = "mixup blends two samples and their priors; set mixup=0 for a guided training"
+            raise SettingsError(msg)
+        maps = self._maps(spatial(features, self.grid), batch.labels)
+        apart = self.outside_only(batch) if self.outside_only is not None and self.mode != "outside" else None
+        term = misalignment(maps, self.priors(batch), self.mode == "outside" if apart is None else apart)
+        self.history.setdefault(batch.epoch, []).append(float(term.detach()))
+        return weight * term
+
+    def _maps(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.head is None or self.mode == "attention":
+            return mean_map(features)
+        return class_map(features, self.head.weight, labels)
+
+
+def spatial(features: torch.Tensor, grid: Sequence[int] | None = None) -> torch.Tensor:
+    """Bring features to ``[B, C, *S]``.
+
+    Args:
+        features: ``[B, C, *S]``, or tokens ``[B, N, C]`` when `grid` is given.
+        grid: of the last ``prod(grid)`` tokens, in row-major order.
+
+    Raises:
+        SettingsError: fewer tokens than the grid has places.
+    """
+    if grid is None:
+        return features
+    places = int(torch.Size(grid).numel())
+    if features.ndim != 3 or features.shape[1] < places:
+        msg = f"features {list(features.shape)} are no tokens [B, N, C] on the grid {list(grid)}"
+        raise SettingsError(msg)
+    return features[:, -places:].transpose(1, 2).reshape(features.shape[0], -1, *grid)
+
+
+def mean_map(features: torch.Tensor) -> torch.Tensor:
+    """Mean ``[B, *S]`` of the features over their channels."""
+    return features.mean(dim=1)
+
+
+def class_map(features: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Class activation map ``[B, *S]`` of each sample's class, its positive part (Zhou et al. 2016).
+
+    Args:
+        features: ``[B, C, *S]`` before the mean over positions.
+        weight: ``[K, C]`` of the linear layer; a single row stands for class 1, its negative for class 0.
+        labels: ``[B]`` class index.
+    """
+    rows = torch.cat([-weight, weight]) if len(weight) == 1 else weight
+    return torch.einsum("bc...,bc->b...", features, rows[labels]).clamp(min=0)
+
+
+def misalignment(
+    maps: torch.Tensor, priors: Sequence[torch.Tensor | None], outside: Sequence[bool] | bool = False
+) -> torch.Tensor:
+    """Return R, the mean over samples with a prior; 0 (with gradient 0) when no sample has one.
+
+    Args:
+        maps: ``[B, *S]``, not negative.
+        priors: per sample ``[*P]`` >= 0, brought to the grid ``S`` here; None or not finite or all 0 is left out.
+        outside: per sample, whether the share outside the prior is taken in place of 1 - cosine. The prior then is a
+            membership in 0..1.
+    """
+    flags = [outside] * len(maps) if isinstance(outside, bool) else list(outside)
+    terms = []
+    for values, prior, alone in zip(maps, priors, flags, strict=True):
+        if prior is None or not bool(torch.isfinite(prior).all()) or not bool((prior > 0).any()):
+            continue
+        target = to_grid(prior.to(values), values.shape)
+        if alone:
+            terms.append((values * (1 - target)).sum() / values.sum().clamp(min=1e-12))
+        else:
+            # Scaled first: cosine_similarity has an absolute floor, by which a faint map would seem to disagree.
+            scaled = values / values.detach().abs().max().clamp(min=1e-12)
+            terms.append(1 - functional.cosine_similarity(scaled.flatten(), target.flatten(), dim=0))
+    return torch.stack(terms).mean() if terms else maps.new_zeros(())
+
+
+def to_grid(prior: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Resize ``[*P]`` to `size`, linear per axis, antialiased when it shrinks, within its old range.
+
+    Cell centres stay where they are (``align_corners=False``). In two dimensions this is PyTorch's
+    ``interpolate(mode="bilinear", antialias=True)``, which has no counterpart in three.
+    """
+    out = prior
+    for axis, length in enumerate(size):
+        if out.shape[axis] != length:
+            weights = _triangles(out.shape[axis], int(length)).to(out)
+            out = torch.movedim(torch.tensordot(weights, out, dims=([1], [axis])), 0, axis)
+    return out.clamp(float(prior.min()), float(prior.max()))
+
+
+def _triangles(before: int, after: int) -> torch.Tensor:
+    """Weights ``[after, before]`` of linear resizing; a triangle covers a new cell and half of its neighbours."""
+    step = before / after
+    centres = (torch.arange(after, dtype=torch.float64)[:, None] + 0.5) * step
+    places = torch.arange(before, dtype=torch.float64)[None] + 0.5
+    weights = (1 - (places - centres).abs() / max(step, 1.0)).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
