@@ -45,6 +45,7 @@ class Step:
         pixel: column and row of a picture without a place in the patient.
         index: image of a stack to show.
         answers: buttons to press on the way.
+        drawn: whether outlines are to be waited for.
     """
 
     thumbnail: str
@@ -53,6 +54,7 @@ class Step:
     pixel: tuple[float, float] | None = None
     index: int | None = None
     answers: tuple[str, ...] = ()
+    drawn: bool = False
 
 
 def missing() -> str | None:

@@ -50,6 +50,19 @@ const look = (page, world, pixel) => page.evaluate((place, column) => {
   };
 }, world ?? null, pixel ?? null);
 
+// Outlines of a report are SVG that comes after the image; on a slow machine well after it.
+async function outlined(page, limit) {
+  for (const begin = Date.now(); Date.now() - begin < limit; await pause(500)) {
+    const shapes = await page.evaluate(() => {
+      const { viewportGridService, cornerstoneViewportService } = window.services;
+      cornerstoneViewportService.getCornerstoneViewport(viewportGridService.getActiveViewportId())?.render();
+      return document.querySelectorAll('svg.svg-layer :is(path, polyline, polygon, circle, ellipse, line)').length;
+    });
+    if (shapes) { await pause(1000); return; }
+  }
+  throw new Error('no outline was drawn');
+}
+
 async function settled(page, step, limit) {
   let last = '';
   for (const begin = Date.now(); Date.now() - begin < limit; await pause(700)) {
@@ -84,6 +97,7 @@ async function show(page, step) {
   }, step.world ?? null, step.index ?? null);
   await pause(step.rest ?? 3000);
   state = await settled(page, step, 30000);
+  if (step.drawn) await outlined(page, 60000);
   await page.screenshot({ path: step.out });
   return { ...state, title, moved, out: step.out };
 }

@@ -101,7 +101,7 @@ def volume_study(request: pytest.FixtureRequest, server: Orthanc, tmp_path_facto
     steps = {
         "parametric_map": Step("PMAP", "", world),
         "segmentation": Step("SEG", "", world, answers=("Yes",)),
-        "structured_report": Step("SR ", "", world),
+        "structured_report": Step("SR ", "", world, drawn=True),
         "secondary_capture": Step("S:9300", "", world),
     }
     return show(case, steps, tmp_path_factory.mktemp(request.param), server)
@@ -114,7 +114,7 @@ def ultrasound(server: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Sho
     values = case.result.explanations[0].map
     row, column = (int(v) for v in np.unravel_index(int(values.argmax()), values.shape))
     steps = {
-        "structured_report": Step("SR ", "", pixel=(column, row)),
+        "structured_report": Step("SR ", "", pixel=(column, row), drawn=True),
         "secondary_capture": Step("S:9300", "", index=0),
     }
     return show(case, steps, tmp_path_factory.mktemp("US"), server)
