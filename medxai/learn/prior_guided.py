@@ -75,7 +75,7 @@ class PriorGuidedLoss:
             raise SettingsError(msg)
         self.layer, self.mode, self.weight, self.priors = layer, mode, weight, priors
         self.head, self.grid, self.warm_up, self.outside_only = head, grid, warm_up, outside_only
-        #: Mean of R over the batches of an epoch, by epoch: the curve to look at.
+        #: R of every batch, by epoch.
         self.history: dict[int, list[float]] = {}
         self._features: torch.Tensor | None = None
         self._handle: torch.utils.hooks.RemovableHandle | None = None
@@ -94,6 +94,10 @@ class PriorGuidedLoss:
     def _keep(self, _module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
         if torch.is_grad_enabled():
             self._features = output
+
+    def means(self) -> dict[int, float]:
+        """Mean of R over the batches of each epoch, from 1, that this object has seen with a weight above 0."""
+        return {epoch + 1: round(sum(values) / len(values), 4) for epoch, values in sorted(self.history.items())}
 
     def weight_at(self, epoch: int) -> float:
         """Weight in an epoch counted from 0."""
