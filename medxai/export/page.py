@@ -12,14 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from medxai import __version__
+from medxai.explain.cine import DECISIVE, CineEvidence, FramePeak, cine_evidence
 from medxai.export.colours import FLOOR, alpha, heat, table
+from medxai.export.course import class_colours
 from medxai.export.display import View, evidence_curve, frames, plane, rgb_plane, view_of, window_of
 from medxai.export.naming import NOTICE, chosen, is_hidden, method_title, percent, uid_name
 from medxai.export.provenance import cell_text, peak
 from medxai.export.slide import reduced
 from medxai.files import write_text
 from medxai.settings import ExportOptions
-from medxai.study import Explanation, Result, TrustReport
+from medxai.study import Explanation, Prediction, Result, TrustReport
 from medxai.trust.gate.consensus import WORDS
 from medxai.trust.gate.figures import FIGURES
 
@@ -30,6 +32,8 @@ ROLE = "page"
 
 #: Levels of the overlay's palette: fewer compress better, and a map has no finer detail to lose.
 _LEVELS = 64
+#: Decisive frames of a cine that get a button of their own.
+_THUMBNAILS = 12
 
 _FLAGS = {
     "empty": "No positive evidence: nothing in the image raised the score of this class.",
@@ -73,6 +77,7 @@ def context(result: Result, options: ExportOptions, objects: list[dict[str, Any]
     volume, decided = result.study.volume, result.prediction
     view = view_of(volume)
     maps = chosen(result, options)
+    cine = cine_evidence(volume, decided, maps[0])
     order = np.argsort(-decided.probabilities, kind="stable")
     return {
         "notice": NOTICE,
@@ -97,10 +102,73 @@ def context(result: Result, options: ExportOptions, objects: list[dict[str, Any]
         "view": view,
         "opacity": round(100 * options.overlay_opacity),
         "scale": _scale_stops(),
+        "cine": _cine(result, cine) if cine is not None else None,
+        "confidence": _confidence(decided),
         "data": _viewer_data(result, maps, view, options),
         "provenance": _provenance(result),
         "objects": objects,
         "notes": result.study.notes,
+    }
+
+
+def _cine(result: Result, evidence: CineEvidence) -> dict[str, Any]:
+    """Course of the probabilities, decisive frames and their peaks for the template and its script."""
+    labels, index = result.prediction.labels, result.explanations[0].class_index
+    colours = [f"rgb({r} {g} {b})" for r, g, b in class_colours(len(labels))]
+    total = len(evidence.probabilities)
+    places = {peak.frame: peak for peak in evidence.peaks}
+    step = max(1, -(-len(evidence.decisive) // _THUMBNAILS))
+    return {
+        "label": labels[index],
+        "curves": [
+            {
+                "name": name,
+                "colour": colours[k],
+                "points": " ".join(
+                    f"{(t + 0.5) * 1000 / total:.1f},{96 - 92 * float(p):.1f}"
+                    for t, p in enumerate(evidence.probabilities[:, k])
+                ),
+                "votes": int(evidence.votes[k]),
+            }
+            for k, name in enumerate(labels)
+        ],
+        "decisive": list(evidence.decisive),
+        "width": round(1000 / total, 2),
+        "thumbnails": [
+            {"frame": frame, "percent": percent(float(evidence.probabilities[frame, index])),
+             "peak": _peak_text(places.get(frame))}
+            for frame in evidence.decisive[::step]
+        ],
+        "threshold": percent(DECISIVE),
+        "warning": evidence.warning(),
+    }  # fmt: skip
+
+
+def _peak_text(peak: FramePeak | None) -> str:
+    if peak is None:
+        return "no evidence"
+    place = f"row {peak.row}, column {peak.column}"
+    return place if peak.depth_mm is None else f"{peak.depth_mm:.0f} mm deep"
+
+
+def _confidence(prediction: Prediction) -> dict[str, Any] | None:
+    """How sure the network is, for the template."""
+    sure = prediction.confidence
+    if sure is None:
+        return None
+
+    def text(value: float) -> str:
+        return "-" if math.isnan(value) else f"{value:.0%}"
+
+    return {
+        "percent": text(sure.of(prediction.index)),
+        "low": sure.of(prediction.index) < sure.low,
+        "classes": [
+            {"name": name, "aleatoric": text(sure.aleatoric[k]), "epistemic": text(sure.epistemic[k])}
+            for k, name in enumerate(prediction.labels)
+        ],
+        "passes": sure.passes,
+        "pictures": sure.pictures,
     }
 
 
@@ -151,6 +219,10 @@ def _viewer_data(result: Result, maps: tuple[Explanation, ...], view: View, opti
     layers = []
     for explanation in maps:
         values = explanation.normalised()
+        if (evidence := cine_evidence(volume, result.prediction, explanation)) is not None:
+            # As in the other pictures: where a frame does not speak for the class, its map says nothing.
+            speaking = np.isin(np.arange(total), evidence.decisive)
+            values = np.where(speaking[:, None, None], values, np.float32(0))
         curve = evidence_curve(volume, values)
         layers.append(
             {

@@ -16,6 +16,7 @@ from medxai.export import (
     encapsulated_pdf,
     fractional_segmentation,
     key_objects,
+    movie,
     nifti,
     page,
     parametric_map,
@@ -72,6 +73,7 @@ EXPORTERS: tuple[Exporter, ...] = tuple(
         key_objects,
         nifti,
         picture,
+        movie,
         page,
     )
 )

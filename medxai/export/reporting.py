@@ -64,6 +64,15 @@ MEANINGS = {
     "spread": "Spread of the score of the explained class over windows",
     "evidence_share": "Share of the map's sum inside the region",
     "not_sent": "Why no map was sent",
+    "class_result": "What the model says of one class",
+    "aleatoric": "Confidence over changed versions of the pictures",
+    "epistemic": "Confidence over passes with dropout",
+    "confidence": "Confidence of the decision, mean of both kinds",
+    "low_confidence": "Low confidence: not to be relied on",
+    "votes": "Frames whose most probable class it is",
+    "decisive": "Frames that decide for the explained class",
+    "declined": "Share of frames that the model declines",
+    "peak_depth": "Depth of the strongest evidence below the region's edge",
 }
 
 #: Method family -> code of the agreement with its map; values of more than 16 characters would need another attribute.

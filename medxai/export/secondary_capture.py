@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medxai import __version__
+from medxai.explain.cine import cine_evidence
 from medxai.export.colours import UInt8, blend
 from medxai.export.display import View, frames, plane, rgb_plane, view_of, window_of
 from medxai.export.lettering import AMBER, FAINT, GROUND, INK, bar, wrap, write_text
@@ -71,6 +72,8 @@ def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
 def render(result: Result, explanation: Explanation, options: ExportOptions) -> Iterator[UInt8]:
     """Yield one picture ``[H + footer, W + margin, 3]`` per slice or frame.
 
+    Of a cine the decisive frames carry the evidence; the others stay as they are and say so.
+
     The image keeps its pixel grid with the first pixel in the corner, so that position and spacing of the source
     hold; colour bar and text stand beside and below it and never cover anatomy.
     """
@@ -89,18 +92,25 @@ def render(result: Result, explanation: Explanation, options: ExportOptions) -> 
     top = float(values.max(initial=0.0))
     what = "frame" if volume.axes == "THW" else "slice"
     nothing = "no positive evidence" if not explanation.map.any() else "evidence not shown"
+    evidence = cine_evidence(volume, result.prediction, explanation)
 
     def label(index: int, here: float) -> list[str]:
         share = f"peak here {here:.2f}" if top > 0 else nothing
+        if evidence is not None:
+            decisive = index in evidence.decisive
+            here_probability = percent(float(evidence.probabilities[index, explanation.class_index]))
+            share = f"{here_probability}, {share if decisive else 'not decisive'}"
         text = share if total == 1 else f"{what} {index + 1} of {total}, {share}"
         return wrap(text, size, columns + margin - 8)
 
     # Room for the longest of the changing lines, so that all pictures of a series have one size.
-    spare = len(label(total - 1, 1.0))
+    spare = max(len(label(index, 1.0)) for index in {total - 1, *(evidence.decisive[-1:] if evidence else ())})
     blank = _frame(result, explanation, options, rows, columns, size, margin, spare)
     for index in range(total):
         canvas = np.array(blank)
         here = plane(volume, values, index)
+        if evidence is not None and index not in evidence.decisive:
+            here = np.zeros_like(here)
         canvas[:rows, :columns] = blend(rgb_plane(volume, index, window), here, options.overlay_opacity)
         image = Image.fromarray(canvas)
         draw = ImageDraw.Draw(image)

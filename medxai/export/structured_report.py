@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medxai.explain.cine import cine_evidence
+from medxai.export.class_results import class_results
 from medxai.export.naming import NOTICE, ascii_text, chosen, is_hidden, method_title, stem
 from medxai.export.outlines import region_at
 from medxai.export.placement import detached_reason
@@ -63,7 +65,7 @@ def build(result: Result, options: ExportOptions) -> Comprehensive3DSR:
         options: which explanations, and the series number.
     """
     primary = result.explanations[0]
-    groups: list[object] = []
+    groups: list[object] = list(class_results(result))
     for explanation in chosen(result, options):
         groups.append(_group(result, explanation, options))
         groups += _bands(result, explanation, options)
@@ -134,6 +136,9 @@ def _measurements(
     if shown:
         # Says what the point of the group is: where the map, not yet normalised, has this maximum.
         numbers.append((concept(explanation.method), peak(explanation), codes.SCT.Maximum))
+    evidence = cine_evidence(result.study.volume, result.prediction, explanation)
+    if evidence is not None and result.prediction.reject:
+        numbers.append((private("declined"), evidence.declined, None))
     if report is not None:
         numbers.append((private("index"), float(report.index), None))
         # In the order of the scheme, since a stored report may list its figures in another one.
@@ -145,6 +150,10 @@ def _measurements(
     for name, value, derivation in numbers:
         if math.isfinite(value):
             yield Measurement(name=name, value=value, unit=codes.UCUM.NoUnits, derivation=derivation)
+    if shown and evidence is not None and evidence.peaks:
+        strongest = max(evidence.peaks, key=lambda item: item.value)
+        if strongest.depth_mm is not None:
+            yield Measurement(name=private("peak_depth"), value=strongest.depth_mm, unit=codes.UCUM.Millimeter)
 
 
 def _entropy(prediction: Prediction, index: int) -> float:
@@ -185,6 +194,7 @@ def _texts(
         (private("class"), words(explanation.class_label, f"class {explanation.class_index}")),
         (private("decided"), words(prediction.label, f"class {prediction.index}")),
         (private("remark"), words(explanation.reason, "")),
+        (private("decisive"), ascii_text(_decisive(result, explanation), LONGEST_TEXT)),
         *((private("reason"), words(reason, "")) for reason in (report.reasons if report else ())),
     ]
     if is_hidden(report, options):
@@ -195,6 +205,15 @@ def _texts(
     for name, text in texts:
         if text:
             yield TextContentItem(name=name, value=text, relationship_type=RelationshipTypeValues.CONTAINS)
+
+
+def _decisive(result: Result, explanation: Explanation) -> str:
+    """Numbers of the decisive frames of a cine in the source object, from 1; empty for what is none."""
+    evidence = cine_evidence(result.study.volume, result.prediction, explanation)
+    if evidence is None:
+        return ""
+    numbers = result.study.volume.frame_numbers
+    return ", ".join(str(numbers[frame] if numbers else frame + 1) for frame in evidence.decisive)
 
 
 def _shown(result: Result, explanation: Explanation, options: ExportOptions) -> bool:

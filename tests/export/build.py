@@ -14,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
 from medxai.identity import derive_uid, sha256_text
-from medxai.study import Explanation, Prediction, Result, Study, Volume
+from medxai.study import Confidence, Explanation, Prediction, Result, Study, Volume
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -25,6 +25,10 @@ ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 #: D, H and W differ, H*W is not a multiple of 8, and the three spacings differ.
 SHAPE = (7, 45, 61)
 SPACING = (4.0, 0.8, 0.6)
+#: Probabilities of the five frames of the cine for its three classes: the first three frames speak for "bleeding".
+COURSE = np.array(
+    [[0.05, 0.9, 0.05], [0.02, 0.95, 0.03], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.2, 0.2, 0.6]], dtype=np.float32
+)
 
 
 def rotation(about_x: float, about_z: float) -> npt.NDArray[np.float64]:
@@ -296,7 +300,14 @@ def us_case(*, cine: bool) -> Case:
     )  # fmt: skip
     centre = (1.0, 28.0, 21.0) if cine else (28.0, 21.0)
     width = (0.8, 6.0, 7.0) if cine else (6.0, 7.0)
-    return Case(result_of(volume, blob(shape, centre, width), seed=f"us{cine}"), [source])
+    result = result_of(volume, blob(shape, centre, width), seed=f"us{cine}")
+    if cine:
+        sure = Confidence((0.9, 0.8, 0.95), (0.9, 0.86, 0.99), passes=10, pictures=5, low=0.5)
+        result = replace(
+            result,
+            prediction=replace(result.prediction, window_probabilities=COURSE, confidence=sure, reject="fracture"),
+        )
+    return Case(result, [source])
 
 
 def save_sources(sources: list[Dataset], folder: Path) -> list[Path]:

@@ -57,7 +57,7 @@ def test_file_names_hold_role_method_and_class_only(case, tmp_path):
     for output in export_all(case.result, tmp_path / "run", ExportOptions(formats=ROLES)):
         if output.path == "case.html":
             continue
-        pattern = rf"{output.role}_(gradcam|layercam)_[12]-(bleeding|fracture)[_a-z0-9]*(\.[a-z]+)+"
+        pattern = rf"{output.role}_(gradcam|layercam)_[12]-(bleeding|fracture)[_a-z0-9]*(\.[a-z0-9]+)+"
         assert re.fullmatch(pattern, output.path)
 
 
