@@ -125,6 +125,7 @@ def analyse(session: Session, source: SourceFiles, identity: JobIdentity, progre
         autocast=_autocast(settings),
         stability=settings.stability,
         prepared=session.prepared,
+        force=settings.force,
     )
     prepared = prepare(study.volume, session.bundle.spec.preparation)
     step = (lambda done, total: progress(source.key, done, total)) if progress else None

@@ -17,12 +17,13 @@ class _Frozen(BaseModel):
 
 Role = Literal[
     "parametric_map", "segmentation", "fractional_segmentation", "secondary_capture", "structured_report",
-    "volumetric_report", "presentation_state", "encapsulated_pdf", "key_objects", "nifti", "picture", "page",
+    "volumetric_report", "presentation_state", "encapsulated_pdf", "key_objects", "nifti", "picture", "movie",
+    "page",
 ]  # fmt: skip
 ROLES: tuple[Role, ...] = get_args(Role)
 #: What is written when nothing else is asked for: each shows in common viewers or is for people and research.
 USUAL_ROLES: tuple[Role, ...] = (
-    "parametric_map", "segmentation", "secondary_capture", "structured_report", "nifti", "picture", "page",
+    "parametric_map", "segmentation", "secondary_capture", "structured_report", "nifti", "picture", "movie", "page",
 )  # fmt: skip
 
 #: The shipped output sets: one YAML file of `ExportOptions` each, named after where its objects go.
@@ -49,6 +50,7 @@ class ExportOptions(_Frozen):
             proportionally more transparent.
         picture_slices: slices shown in the mosaic.
         page_pixels: longest side in pixels of a slice in the HTML page.
+        movie: format of the movie of a cine; GIF is written as well where PyAV is not installed.
         send_withheld: write maps whose trust gate says ``withheld`` as objects all the same, labelled as such.
         tracking: what a tracking identifier means: evidence in this ``study``, or the same finding in all studies of
             the ``patient``, so that a prior and the current study share it (`medxai.export.tracking`).
@@ -65,6 +67,7 @@ class ExportOptions(_Frozen):
     overlay_opacity: float = Field(default=0.8, gt=0.0, le=1.0)
     picture_slices: int = Field(default=12, ge=1, le=48)
     page_pixels: int = Field(default=384, ge=128, le=1024)
+    movie: Literal["mp4", "gif"] = "mp4"
     send_withheld: bool = False
     tracking: Literal["study", "patient"] = "study"
 

@@ -124,6 +124,33 @@ class Study:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Confidence:
+    """How sure a network is: 1 when answers that should not differ do not, 0 when half of them say the opposite.
+
+    ``1 - min(sd, 0.5) / 0.5`` with the standard deviation of a class's probability over repeated answers
+    (Born et al. 2021, arXiv:2009.06116).
+
+    Attributes:
+        aleatoric: per class, over changed versions of the pictures.
+        epistemic: per class, over passes with dropout; NaN for a network without.
+        passes: answers of each kind.
+        pictures: images or frames that were asked.
+        low: below this the decision is not to be relied on.
+    """
+
+    aleatoric: tuple[float, ...]
+    epistemic: tuple[float, ...]
+    passes: int
+    pictures: int
+    low: float
+
+    def of(self, index: int) -> float:
+        """Mean of both kinds for class `index`; of the one that there is."""
+        kinds = [value for value in (self.aleatoric[index], self.epistemic[index]) if value == value]
+        return sum(kinds) / len(kinds) if kinds else float("nan")
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """A classifier's decision on one study.
@@ -136,6 +163,9 @@ class Prediction:
         model: bundle name and version (``breast_us 1.0.0``).
         model_sha256: hash of the bundle.
         window_logits: ``[n_windows, n_classes]`` logits before fusion.
+        window_probabilities: ``[n_windows, n_classes]`` their probabilities.
+        confidence: how sure the network is, where the bundle asks for it.
+        reject: label that says that the picture is none the model is for.
     """
 
     labels: tuple[str, ...]
@@ -145,6 +175,9 @@ class Prediction:
     model: str
     model_sha256: str
     window_logits: FloatArray | None = None
+    window_probabilities: FloatArray | None = None
+    confidence: Confidence | None = None
+    reject: str | None = None
 
     @property
     def label(self) -> str:

@@ -6,6 +6,7 @@ import json
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +14,9 @@ from medxai.errors import ExplainError
 from medxai.files import atomic_path
 from medxai.predict.bundle import Bundle
 from medxai.prepare.grid import plan_grid
-from medxai.study import Explanation, Prediction, Study, TrustReport
+from medxai.study import Confidence, Explanation, Prediction, Study, TrustReport
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 def save_analysis(
@@ -28,10 +29,12 @@ def save_analysis(
 
     The map on the original grid is left out: it follows exactly from the input grid.
     """
+    each = prediction.window_probabilities
     arrays = {
         "logits": prediction.logits,
         "probabilities": prediction.probabilities,
         "window_logits": prediction.window_logits if prediction.window_logits is not None else prediction.logits[None],
+        "window_probabilities": each if each is not None else prediction.probabilities[None],
     }
     header = {
         "format": _FORMAT,
@@ -53,6 +56,7 @@ def save_analysis(
             for item in explanations
         ],
         "trust": [asdict(report) for report in trust],
+        "confidence": asdict(prediction.confidence) if prediction.confidence else None,
     }
     for i, item in enumerate(explanations):
         arrays[f"raw_{i}"] = item.raw
@@ -89,6 +93,9 @@ def load_analysis(
         model=header["model"],
         model_sha256=header["model_sha256"],
         window_logits=arrays["window_logits"],
+        window_probabilities=arrays["window_probabilities"],
+        confidence=_confidence(header["confidence"]),
+        reject=bundle.spec.reject,
     )
     grid = plan_grid(study.volume, bundle.spec.preparation)
     explanations = tuple(
@@ -116,3 +123,10 @@ def load_analysis(
         for item in header["trust"]
     )
     return prediction, explanations, trust
+
+
+def _confidence(stored: dict[str, Any] | None) -> Confidence | None:
+    if stored is None:
+        return None
+    kinds = {name: tuple(stored[name]) for name in ("aleatoric", "epistemic")}
+    return Confidence(**{**stored, **kinds})

@@ -18,7 +18,8 @@ from medxai.explain.run import Run, Shared
 from medxai.explain.split import INPUT, Forward
 from medxai.explain.target import Target, resolve
 from medxai.explain.target_layer import find_stages, find_target_layer
-from medxai.predict.infer import fuse_logits, make_prediction
+from medxai.predict.confidence import ask_again
+from medxai.predict.infer import check_answer, fuse_logits, make_prediction
 from medxai.predict.windows import Windows, plan_windows
 from medxai.study import Explanation, Flag, FloatArray, Prediction, Study
 
@@ -55,6 +56,7 @@ class ExplainOptions:
         masking: what perturbation methods put where they remove.
         seed: of every random draw.
         prepared: compiled form of the bundle's network.
+        force: explain what the network calls none of its own.
     """
 
     methods: tuple[str, ...] = ("gradcam",)
@@ -68,6 +70,7 @@ class ExplainOptions:
     masking: str = "zero"
     seed: int = 0
     prepared: CompiledNetwork | None = None
+    force: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +145,7 @@ def explain_study(
 
     Raises:
         ExplainError: unknown class or layer, NaN in the network.
+        MismatchError: the network declines the pictures.
     """
     labels = bundle.spec.labels
     if options.class_label is not None and options.class_label not in labels:
@@ -168,6 +172,11 @@ def explain_study(
             progress(_FINE * (which[-1] + 1), steps)
     window_logits = np.concatenate(logits)
     prediction = make_prediction(bundle, window_logits)
+    check_answer(bundle, prediction, force=options.force)
+    if (wanted := bundle.spec.confidence) is not None:
+        asked = np.unique(np.linspace(0, count - 1, min(count, wanted.pictures)).round().astype(int)).tolist()
+        sure = ask_again(network, plan.tensor(asked), bundle.spec, options.seed)
+        prediction = replace(prediction, confidence=sure)
     index = prediction.index if options.class_label is None else labels.index(options.class_label)
     _, weights = fuse_logits(window_logits, bundle.spec)
     strongest = int(np.argmax(weights[:, index]))

@@ -16,12 +16,12 @@ import torch
 from medxai.errors import SettingsError
 from medxai.files import write_text
 from medxai.ingest.picture import read_picture
-from medxai.learn.augment import Augmentation
 from medxai.learn.breast_us import SPEC
 from medxai.learn.loop import Recipe
 from medxai.learn.tile_folds import Question, cross_validate
 from medxai.learn.tiles import Cut, tiles_of
 from medxai.learn.transfer import Transfer, fresh_network
+from medxai.predict.augment import Augmentation
 from medxai.prepare.prepare import prepare
 
 FOLDER = "mr_brain_tumor_brisc"

@@ -18,7 +18,6 @@ from torch import nn
 
 from medxai.errors import SettingsError
 from medxai.ingest.picture import read_picture
-from medxai.learn.augment import Augmentation, augment
 from medxai.learn.card import Card
 from medxai.learn.licence import creative_commons
 from medxai.learn.loop import Recipe, Sampler, fit, settle_norms
@@ -32,6 +31,7 @@ from medxai.networks.efficientnet_lite import (
     imagenet_state,
     load_imagenet,
 )
+from medxai.predict.augment import Augmentation, augment
 from medxai.predict.bundle_spec import MedxaiBlock
 from medxai.predict.write import write_bundle
 from medxai.prepare.prepare import prepare

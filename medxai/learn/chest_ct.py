@@ -19,12 +19,12 @@ import torch
 from medxai.errors import SettingsError
 from medxai.ingest.nifti import read_nifti
 from medxai.learn import phantom_ct
-from medxai.learn.augment import Augmentation, augment
 from medxai.learn.card import Card
 from medxai.learn.licence import creative_commons
 from medxai.learn.loop import Recipe, fit
 from medxai.learn.metrics import Interval, auroc, balanced_accuracy, bootstrap
 from medxai.networks.densenet3d import TARGET_LAYER, SmallDenseNet3d
+from medxai.predict.augment import Augmentation, augment
 from medxai.predict.bundle import load_bundle
 from medxai.predict.bundle_spec import MedxaiBlock
 from medxai.predict.write import write_bundle

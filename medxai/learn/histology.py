@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from medxai.learn.augment import Augmentation
 from medxai.learn.loop import Recipe
 from medxai.learn.tile_folds import Question, cross_validate
 from medxai.learn.tiles import Cut, Tile, tiles_of
 from medxai.learn.transfer import Transfer
+from medxai.predict.augment import Augmentation
 
 #: Folders below the data, both with patches ``NAME.jpg`` and ``NAME_mask.jpg``.
 SETS = ("histo_camelyon", "histo_ocdc")

@@ -18,12 +18,12 @@ import torch
 from medxai.errors import SettingsError
 from medxai.files import write_text
 from medxai.ingest.nifti import read_nifti
-from medxai.learn.augment import Augmentation, augment
 from medxai.learn.card import Card
 from medxai.learn.cohort_table import CohortRow, write_table
 from medxai.learn.loop import Recipe, fit
 from medxai.learn.metrics import auroc, balanced_accuracy, bootstrap
 from medxai.networks.densenet3d import TARGET_LAYER, SmallDenseNet3d
+from medxai.predict.augment import Augmentation, augment
 from medxai.predict.bundle_spec import MedxaiBlock
 from medxai.predict.write import write_bundle
 from medxai.prepare.prepare import prepare

@@ -16,13 +16,13 @@ import numpy.typing as npt
 import torch
 
 from medxai.errors import SettingsError
-from medxai.learn.augment import Augmentation, augment
 from medxai.learn.card import Card
 from medxai.learn.licence import APACHE
 from medxai.learn.loop import Recipe, fit
 from medxai.learn.metrics import Interval, auroc, balanced_accuracy, bootstrap
 from medxai.learn.peak import peak_mm
 from medxai.networks.densenet3d import STRIDE, TARGET_LAYER, SmallDenseNet3d
+from medxai.predict.augment import Augmentation, augment
 from medxai.predict.bundle_spec import MedxaiBlock
 from medxai.predict.infer import activate, fuse_logits
 from medxai.predict.windows import plan_windows

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from medxai.learn.augment import Augmentation, augment
 from medxai.learn.breast_us import FROZEN_STAGES, SIZE, Tail
 from medxai.learn.loop import Recipe, fit, settle_norms
 from medxai.networks.efficientnet_lite import (
@@ -20,6 +19,7 @@ from medxai.networks.efficientnet_lite import (
     imagenet_state,
     load_imagenet,
 )
+from medxai.predict.augment import Augmentation, augment
 
 Say = Callable[[str], None]
 FloatArray = npt.NDArray[np.float32]

@@ -24,6 +24,28 @@ class _Open(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
+class ConfidenceSpec(BaseModel):
+    """How sure a network is of a picture, from answers that should not differ.
+
+    Attributes:
+        passes: answers of each kind, with changed pictures and with dropout.
+        pictures: frames of a cine that are asked, evenly spaced.
+        flip: whether the changes mirror left and right.
+        rotate_degrees: largest rotation.
+        shift: largest shift as a share of the side.
+        low: confidence below which a result is marked as not to be relied on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    passes: Annotated[int, Field(ge=2)] = 10
+    pictures: Annotated[int, Field(ge=1)] = 8
+    flip: bool = True
+    rotate_degrees: Annotated[float, Field(ge=0, le=45)] = 10.0
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    low: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
 class MedxaiBlock(BaseModel):
     """What inference and explanation need beyond the MONAI fields.
 
@@ -35,8 +57,14 @@ class MedxaiBlock(BaseModel):
         preparation: geometry and intensity of the input.
         target_layer: layer to explain; None picks the last spatial feature map.
         activation: logits -> probabilities.
-        fusion: logits of windows or frames -> logits of the study. ``lse`` is a smooth maximum.
-        temperature: of ``lse``; small is close to the maximum, large to the mean.
+        fusion: logits of windows or frames -> logits of the study. ``lse`` is a smooth maximum; ``probability`` takes
+            the mean of the softmax probabilities of frames, as a vote in which sure frames count more.
+        temperature: of ``lse``, small is close to the maximum, large to the mean; or by which ``probability`` divides
+            logits, as calibrated.
+        reject: label of pictures that the model is not for; a study decided so is refused, and the label is never
+            explained.
+        colour_flow: whether pictures with coloured Doppler are within the model's purpose.
+        confidence: how often each picture is asked again in changed form for its confidence; None for never.
         positive: labels that count as abnormal in worklists and statistics.
         licence: SPDX name of the licence of the weights.
     """
@@ -49,8 +77,11 @@ class MedxaiBlock(BaseModel):
     preparation: PreparationSpec
     target_layer: str | None = None
     activation: Literal["softmax", "sigmoid"]
-    fusion: Literal["mean", "lse"] = "mean"
+    fusion: Literal["mean", "lse", "probability"] = "mean"
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    reject: str | None = None
+    colour_flow: bool = True
+    confidence: ConfidenceSpec | None = None
     positive: tuple[str, ...] = ()
     licence: Annotated[str, Field(min_length=1)]
 
@@ -62,6 +93,12 @@ class MedxaiBlock(BaseModel):
         unknown = [name for name in self.positive if name not in self.labels]
         if unknown:
             msg = f"positive names {unknown} which are not among the labels"
+            raise ValueError(msg)
+        if self.reject is not None and (self.reject not in self.labels or self.reject in self.positive):
+            msg = f"reject names {self.reject!r}, which must be one of the labels and not among positive"
+            raise ValueError(msg)
+        if self.fusion == "probability" and self.activation != "softmax":
+            msg = "fusion: probability averages softmax probabilities; activation must be softmax"
             raise ValueError(msg)
         return self
 

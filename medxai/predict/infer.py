@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import softmax
 
 from medxai.errors import BundleError, MismatchError
+from medxai.predict.colour_flow import colour_flow
 from medxai.predict.windows import plan_windows
 from medxai.study import FloatArray, Prediction, Volume
 
@@ -41,9 +43,35 @@ def check_fit(bundle: Bundle, volume: Volume, *, force: bool = False) -> None:
     if volume.modality not in {*spec.modalities, "OT", ""}:
         msg = f"{bundle.name} reads {', '.join(spec.modalities)}, the study is {volume.modality}"
         raise MismatchError(msg)
+    if not force and not spec.colour_flow and (shown := colour_flow(volume)) is not None:
+        msg = f"{bundle.name} reads grey ultrasound, {shown}; --force goes on"
+        raise MismatchError(msg)
     if not force and volume.body_part and volume.body_part.upper() not in spec.body_parts:
         msg = f"{bundle.name} is for {', '.join(spec.body_parts)}, the study shows {volume.body_part}; --force goes on"
         raise MismatchError(msg)
+
+
+def check_answer(bundle: Bundle, prediction: Prediction, *, force: bool = False) -> None:
+    """Refuse a study that the network itself calls none of its own.
+
+    Args:
+        bundle: the model.
+        prediction: its decision.
+        force: accept it.
+
+    Raises:
+        MismatchError: with the share of pictures that were declined.
+    """
+    if force or prediction.reject is None or prediction.label != prediction.reject:
+        return
+    each = prediction.window_probabilities
+    count = 1 if each is None else len(each)
+    declined = count if each is None else int((each.argmax(axis=1) == prediction.index).sum())
+    msg = (
+        f"{bundle.name} finds nothing here that it was made for: it calls {declined} of {count} pictures "
+        f"{prediction.label} (mean probability {prediction.probability:.2f}); --force goes on"
+    )
+    raise MismatchError(msg)
 
 
 def fuse_logits(window_logits: FloatArray, spec: MedxaiBlock) -> tuple[FloatArray, FloatArray]:
@@ -51,6 +79,8 @@ def fuse_logits(window_logits: FloatArray, spec: MedxaiBlock) -> tuple[FloatArra
 
     ``mean`` averages. ``lse`` is ``t * log(mean(exp(z / t)))`` per class, between the mean and the maximum.
     For a single logit both classes follow the fused ``z``, so that one window with a finding decides.
+    ``probability`` gives the logarithm of the mean softmax probability, whose softmax is that mean; the weight of a
+    frame is its share of it.
 
     Args:
         window_logits: ``[N, K]`` finite.
@@ -58,7 +88,7 @@ def fuse_logits(window_logits: FloatArray, spec: MedxaiBlock) -> tuple[FloatArra
 
     Returns:
         Fused logits ``[n_classes]`` and ``[N, n_classes]`` weights: the derivative of each class's fused
-        logit by the logit of the window. Weights sum to 1 over windows.
+        logit by the logit of the window, for ``probability`` by its log probability. Weights sum to 1 over windows.
 
     Raises:
         BundleError: the number of logits does not fit the labels.
@@ -70,6 +100,9 @@ def fuse_logits(window_logits: FloatArray, spec: MedxaiBlock) -> tuple[FloatArra
         raise BundleError(msg)
     if spec.fusion == "mean":
         fused, weights = z.mean(axis=0), np.full_like(z, 1 / len(z))
+    elif spec.fusion == "probability":
+        p = np.maximum(softmax(z / spec.temperature, axis=1), np.finfo(np.float64).tiny)
+        fused, weights = np.log(p.mean(axis=0)), p / p.sum(axis=0)
     else:
         top = z.max(axis=0)
         grown = np.exp((z - top) / spec.temperature)
@@ -106,6 +139,7 @@ def make_prediction(bundle: Bundle, window_logits: FloatArray) -> Prediction:
     logits, _ = fuse_logits(window_logits, bundle.spec)
     raw = np.asarray(window_logits, dtype=np.float32)
     each = np.concatenate([-raw, raw], axis=1) if raw.shape[1] == 1 else raw
+    divisor = bundle.spec.temperature if bundle.spec.fusion == "probability" else 1.0
     return Prediction(
         labels=bundle.spec.labels,
         logits=logits,
@@ -114,6 +148,8 @@ def make_prediction(bundle: Bundle, window_logits: FloatArray) -> Prediction:
         model=f"{bundle.name} {bundle.version}",
         model_sha256=bundle.sha256,
         window_logits=each,
+        window_probabilities=np.stack([activate(row / divisor, bundle.spec) for row in each]),
+        reject=bundle.spec.reject,
     )
 
 

@@ -14,6 +14,13 @@ from medxai.prepare.spec import AffineIntensity, PreparationSpec, WindowIntensit
 if TYPE_CHECKING:
     from torch import nn
 
+#: Expression that crops an image ``[C, H, W]`` around its centre to the shape of a window.
+_CROP = (
+    "lambda image: monai.transforms.CenterSpatialCrop("
+    "[min(image.shape[1], round(image.shape[2] * {0} / {1})), min(image.shape[2], round(image.shape[1] * {1} / {0}))])"
+    "(image)"
+)
+
 
 def write_bundle(
     path: Path,
@@ -105,6 +112,8 @@ def _transforms(spec: PreparationSpec) -> list[dict[str, Any]]:
             _on_image("EnsureChannelFirstd"),
         ]
         if spec.spacing_mm is None:
+            if spec.fit == "crop":  # the largest part of the window's shape first, so that its scale is the window's
+                steps.append({"_target_": "Lambdad", "keys": "image", "func": f"${_CROP.format(*spec.window)}"})
             size = max(spec.window)
             steps.append(
                 _on_image("Resized", spatial_size=size, size_mode="longest", mode="bilinear", anti_aliasing=True)

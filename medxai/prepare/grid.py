@@ -149,7 +149,8 @@ def _plan_volume(volume: Volume, spec: PreparationSpec) -> Grid:
 def _plan_image(volume: Volume, spec: PreparationSpec) -> Grid:
     height, width = volume.shape[-2:]
     if spec.spacing_mm is None:
-        step = max(height / spec.window[0], width / spec.window[1])
+        choose = min if spec.fit == "crop" else max
+        step = choose(height / spec.window[0], width / spec.window[1])
         steps = (step, step)
     elif volume.calibrated:
         steps = (spec.spacing_mm[0] / volume.spacing[1], spec.spacing_mm[1] / volume.spacing[2])

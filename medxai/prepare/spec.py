@@ -52,6 +52,8 @@ class PreparationSpec(_Frozen):
         window: spatial input size of the network, in voxels.
         spacing_mm: target spacing along the prepared axes; None means that the image is scaled to fit
             into `window` with its aspect kept, which needs no calibration.
+        fit: without `spacing_mm`, whether the whole image goes into the window and bars of `fill` remain (``pad``), or
+            the window is filled and what stands over at two sides is not seen (``crop``).
         channels: 1 (colour is reduced to luminance) or 3 (grey is repeated).
         intensity: mapping of values.
         fill: value, in source units, of what lies outside the image.
@@ -61,6 +63,7 @@ class PreparationSpec(_Frozen):
     axes: Literal["HW", "DHW"]
     window: tuple[PositiveInt, ...]
     spacing_mm: tuple[PositiveFloat, ...] | None = None
+    fit: Literal["pad", "crop"] = "pad"
     channels: Literal[1, 3] = 1
     intensity: Intensity
     fill: float = 0.0
@@ -74,5 +77,8 @@ class PreparationSpec(_Frozen):
             raise ValueError(msg)
         if self.axes == "DHW" and self.spacing_mm is None:
             msg = "a 3D network needs spacing_mm"
+            raise ValueError(msg)
+        if self.fit == "crop" and self.spacing_mm is not None:
+            msg = "fit: crop scales an image to its window, so that it cannot have spacing_mm"
             raise ValueError(msg)
         return self

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from medxai.learn.augment import Augmentation, augment
 from medxai.learn.loop import Recipe, fit, settle_norms
+from medxai.predict.augment import Augmentation, augment
 
 RECIPE = Recipe(epochs=4, batch_size=8, learning_rate=0.02, average=0.8, mixup=0.2, label_smoothing=0.05, seed=5)
 POINTS = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))

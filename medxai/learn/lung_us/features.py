@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,11 +22,10 @@ from torch import nn
 from medxai.errors import SettingsError
 from medxai.files import atomic_path, write_text
 from medxai.identity import sha256_file, sha256_json, sha256_text
-from medxai.learn.augment import Augmentation, augment
 from medxai.learn.lung_us.cohort import Recording
 from medxai.learn.lung_us.frames import chosen_clips, chosen_frames, prepared_clips, prepared_frames, read_recording
-from medxai.learn.lung_us.uncertainty import AUGMENTATION
-from medxai.prepare.intensity import map_intensity
+from medxai.predict.augment import Augmentation, augment
+from medxai.predict.confidence import AUGMENTATION, prepared_fill
 from medxai.prepare.spec import PreparationSpec
 
 HalfArray = npt.NDArray[np.float16]
@@ -80,8 +79,7 @@ def recording_features(
         IngestError: the file cannot be read.
         SettingsError: features too large for float16, or fill values that differ between channels.
     """
-    path = data / recording.path
-    key = sha256_text(sha256_file(path), str(recording.frame_rate))
+    key = recording_key(data, recording)
     kept = folder / f"{key[:24]}.npy"
     if not kept.exists():
         volume = read_recording(data, recording)
@@ -90,13 +88,7 @@ def recording_features(
             if plan.unit == "frame"
             else prepared_clips(volume, chosen_clips(recording, volume))
         )
-        # A seed of its own for each recording: the order in which they are computed does not matter.
-        generator = torch.Generator().manual_seed(int(key[:12], 16) + plan.seed)
-        copies = []
-        for copy in range(plan.copies):
-            inputs = _changed(frames, plan, generator) if copy else frames
-            copies.append(_through(trunk, inputs, batch))
-        features = np.stack(copies)
+        features = np.stack([_through(trunk, inputs, batch) for inputs in changed_copies(frames, plan, key)])
         if not np.isfinite(features).all():
             msg = "the trunk's features exceed float16 or are not finite; check its weights and the preparation"
             raise SettingsError(msg, study=key[:12])
@@ -136,23 +128,26 @@ def frame_table(features: Sequence[HalfArray]) -> tuple[IntArray, IntArray]:
     return recording.astype(np.int64), place.astype(np.int64)
 
 
-def black(spec: PreparationSpec) -> float:
-    """Return the prepared value of black, which fills in what comes from outside the picture.
+def recording_key(data: Path, recording: Recording) -> str:
+    """Return the hash that names the features of a recording: of its bytes and frame rate."""
+    return sha256_text(sha256_file(data / recording.path), str(recording.frame_rate))
 
-    Raises:
-        SettingsError: it differs between channels.
+
+def changed_copies(frames: torch.Tensor, plan: FeaturePlan, key: str) -> Iterator[torch.Tensor]:
+    """Yield the copies of prepared frames (or clips), the first unchanged; the same for the same plan and key.
+
+    What is added as a further channel of the frames moves with them and changes no draw.
     """
-    values = np.unique(map_intensity(np.zeros((spec.channels, 1, 1), dtype=np.float32), spec.intensity))
-    if len(values) > 1:
-        msg = "channels with different intensities have no single value of black"
-        raise SettingsError(msg)
-    return float(values[0])
+    # A seed of its own for each recording: the order in which they are computed does not matter.
+    generator = torch.Generator().manual_seed(int(key[:12], 16) + plan.seed)
+    for copy in range(plan.copies):
+        yield _changed(frames, plan, generator) if copy else frames
 
 
 def _changed(frames: torch.Tensor, plan: FeaturePlan, generator: torch.Generator) -> torch.Tensor:
     """Random changes in the plane; the frames of a clip are changed as channels of one picture are."""
     flat = frames[:, 0] if plan.unit == "clip" else frames
-    changed = augment(flat, plan.augmentation, generator, fill=black(plan.spec)) if len(flat) else flat
+    changed = augment(flat, plan.augmentation, generator, fill=prepared_fill(plan.spec)) if len(flat) else flat
     return changed[:, None] if plan.unit == "clip" else changed
 
 

@@ -14,7 +14,6 @@ from medxai.learn.lung_us.cohort import Recording, read_recordings
 from medxai.learn.lung_us.features import (
     FeaturePlan,
     all_features,
-    black,
     feature_folder,
     frame_table,
     recording_features,
@@ -23,6 +22,7 @@ from medxai.learn.lung_us.features import (
 from medxai.learn.lung_us.frames import CLIP_SPEC, VGG_SPEC, frame_indices, prepared_frames, read_recording
 from medxai.learn.lung_us.heads import LITE_SPEC, NETWORKS, fresh_network
 from medxai.networks.genesis3d import GenesisClassifier
+from medxai.predict.confidence import prepared_fill
 from medxai.prepare.spec import AffineIntensity
 from tests.tools import require_data
 
@@ -108,11 +108,11 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IngestError, match="damaged"):
         recording_features(tmp_path, recording, trunk(), PLAN, tmp_path / "f")
     assert not list((tmp_path / "f").glob("*"))
-    assert black(VGG_SPEC) == 0
-    assert black(LITE_SPEC) == pytest.approx(-127 / 128)
+    assert prepared_fill(VGG_SPEC) == 0
+    assert prepared_fill(LITE_SPEC) == pytest.approx(-127 / 128)
     uneven = VGG_SPEC.model_copy(update={"intensity": AffineIntensity(mean=(1, 2, 3), std=(1, 1, 1))})
-    with pytest.raises(SettingsError, match="no single value of black"):
-        black(uneven)
+    with pytest.raises(SettingsError, match="no single value of what lies outside"):
+        prepared_fill(uneven)
 
 
 def test_a_clip_is_changed_as_a_whole_and_a_still_has_none(tmp_path: Path) -> None:

@@ -8,18 +8,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from medxai.errors import SettingsError
-from medxai.learn.augment import Augmentation
-from medxai.learn.lung_us.uncertainty import (
-    PASSES,
-    augmented_passes,
-    believe,
-    combined_confidence,
-    confidence_of,
-    correctness_correlation,
-    dropout_passes,
-    rejection_curve,
-)
+from medxai.learn.lung_us.uncertainty import combined_confidence, correctness_correlation, rejection_curve
 from medxai.networks.vgg_us import VggBase, VggCam
+from medxai.predict.augment import Augmentation
+from medxai.predict.confidence import PASSES, augmented_passes, believe, confidence_of, dropout_passes
 
 
 @pytest.fixture(scope="module")

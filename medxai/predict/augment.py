@@ -1,4 +1,4 @@
-"""Random changes of training images: small affine maps, flips and grey-value changes, all from one generator."""
+"""Random changes of images for training and for asking again: affine maps, flips, grey values, one generator."""
 
 from __future__ import annotations
 
