@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +58,7 @@ def trunk_hash(trunk: nn.Module, plan: FeaturePlan) -> str:
     for name, tensor in trunk.state_dict().items():
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
-    plan_hash = sha256_json({**asdict(plan), "spec": plan.spec.model_dump(mode="json")})
+    plan_hash = sha256_json(_plain(plan))
     return sha256_text(str(trunk), digest.hexdigest(), plan_hash)
 
 
@@ -102,10 +102,18 @@ def feature_folder(work: Path, name: str, trunk: nn.Module, plan: FeaturePlan) -
     """Return the folder below `work` for the features of `trunk` under `plan`, with a note of what they are."""
     digest = trunk_hash(trunk, plan)
     folder = work / "features" / f"{name}-{digest[:16]}"
-    note = {"trunk": name, "sha256": digest, **asdict(plan), "spec": plan.spec.model_dump(mode="json")}
+    note = {"trunk": name, "sha256": digest, **_plain(plan)}
     if not (folder / "about.json").exists():
         write_text(folder / "about.json", json.dumps(note, indent=2) + "\n")
     return folder
+
+
+def _plain(plan: FeaturePlan) -> dict[str, Any]:
+    """The plan as JSON; what came later counts when it is set, so that features kept before stay valid."""
+    spec = plan.spec.model_dump(mode="json")
+    if spec["fit"] == "pad":
+        del spec["fit"]
+    return {**asdict(plan), "spec": spec}
 
 
 def all_features(

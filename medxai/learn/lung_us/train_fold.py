@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from torch import nn
 from medxai.errors import SettingsError
 from medxai.files import atomic_path, write_text
 from medxai.identity import sha256_json, sha256_text
-from medxai.learn.loop import Recipe, fit
+from medxai.learn.loop import Extra, Recipe, fit
 from medxai.learn.lung_us.calibration import fit_temperature, negative_log_likelihood
 from medxai.learn.lung_us.cohort import (
     CLASSES,
@@ -34,7 +35,9 @@ from medxai.learn.lung_us.cohort import (
 from medxai.learn.lung_us.features import FeaturePlan, HalfArray, Say, all_features, feature_folder, frame_table
 from medxai.learn.lung_us.folds import APART, inner_validation, leaking_frame_folds, patient_folds
 from medxai.learn.lung_us.frames import CLIPS_IN_TRAINING
+from medxai.learn.lung_us.guide import GUIDE_VERSIONS, FoldGuide, Guidance, all_priors
 from medxai.learn.lung_us.heads import NETWORKS, fresh_network
+from medxai.learn.prior_guided import MODES
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -94,6 +97,8 @@ def train_head(
     folder: Path,
     say: Say,
     recipe: Recipe = RECIPE,
+    guide: FoldGuide | None = None,
+    extra: Extra | None = None,
 ) -> float:
     """Train `tail` in place, leave it with the weights of its best epoch, and return its temperature.
 
@@ -107,6 +112,8 @@ def train_head(
         folder: keeps ``epoch.ckpt``, ``best.pt`` and ``epochs.json``; a run that was interrupted goes on from them.
         say: told of every epoch.
         recipe: of the training.
+        guide: told which frames and copies a step has drawn.
+        extra: a further term of the loss, see `medxai.learn.loop.fit`.
 
     Raises:
         SettingsError: no epoch had a finite likelihood.
@@ -120,7 +127,10 @@ def train_head(
     def sample(positions: Sequence[int], generator: torch.Generator) -> torch.Tensor:
         # The unchanged copy is for validation; without others it serves both.
         drawn = torch.randint(min(1, copies - 1), copies, (len(positions),), generator=generator).tolist()
-        return frames.take(chosen[list(positions)].tolist(), drawn)
+        taken = chosen[list(positions)].tolist()
+        if guide is not None:
+            guide.drawn = (taken, drawn)
+        return frames.take(taken, drawn)
 
     def judge(epoch: int, epochs: int, loss: float) -> None:
         nll = negative_log_likelihood(logits_of(tail, frames, validation), frames.labels[list(validation)])
@@ -137,7 +147,7 @@ def train_head(
         if str(state["epoch"]) not in losses:  # ended between the epoch and its judgement
             tail.load_state_dict(state["network"])
             judge(state["epoch"], recipe.epochs, float("nan"))
-    fit(tail, sample, frames.labels[chosen].tolist(), recipe, checkpoint=checkpoint, progress=judge)
+    fit(tail, sample, frames.labels[chosen].tolist(), recipe, checkpoint=checkpoint, progress=judge, extra=extra)
     if not best.exists():
         msg = f"no epoch had a finite likelihood on the validation frames; lower the learning rate and empty {folder}"
         raise SettingsError(msg)
@@ -160,6 +170,7 @@ def train_fold(
     weights: Path | None = None,
     random_start: bool = False,
     leak: bool = False,
+    guidance: Guidance | None = None,
 ) -> Path:
     """Train the head of network `name` without fold `fold` and predict the frames of that fold and those apart.
 
@@ -176,6 +187,7 @@ def train_fold(
         weights: of ImageNet for VGG-16, of Models Genesis for the video network.
         random_start: without them, see `fresh_network`.
         leak: deal out single frames instead of patients, for the documented experiment.
+        guidance: by the pleural line; the result then has ``guidance.json`` beside it.
 
     Returns:
         ``predictions.npz`` with ``logits`` ``[N, K]``, ``labels`` (-1 is apart), ``recording`` and ``place`` of the
@@ -188,8 +200,10 @@ def train_fold(
     labels = class_indices(recordings, uninformative=negatives)
     # What was trained otherwise or on others is another run, never a checkpoint of this one.
     files = sha256_text(*(recording.path for recording in recordings))
-    run = sha256_json([files, n_folds, plan_copies, asdict(recipe), str(weights), random_start, leak])[:8]
-    folder = work / f"{name}-{'leaking' if leak else 'patients'}-{run}" / f"fold{fold}"
+    decides = [files, n_folds, plan_copies, asdict(recipe), str(weights), random_start, leak]
+    run = sha256_json(decides if guidance is None else [*decides, asdict(guidance), *GUIDE_VERSIONS])[:8]
+    kind = "leaking" if leak else "patients" if guidance is None else f"guided_{guidance.mode}"
+    folder = work / f"{name}-{kind}-{run}" / f"fold{fold}"
     result = folder / "predictions.npz"
     if result.exists():
         return result
@@ -204,9 +218,26 @@ def train_fold(
         inside &= frames.place < most
     training = np.flatnonzero(inside).tolist()
     validation = np.flatnonzero(validation_of).tolist()
-    temperature = train_head(
-        cut.tail, frames, training, validation, folder, lambda line: say(f"{name} fold {fold}, {line}"), recipe
-    )
+    guide = loss = None
+    if guidance is not None:
+        priors = all_priors(data, recordings, plan, guidance.mode, work, say)
+        guide = FoldGuide(priors, frames.recording, frames.place)
+        loss = guide.loss(cut, guidance)
+    with loss or nullcontext():
+        temperature = train_head(
+            cut.tail,
+            frames,
+            training,
+            validation,
+            folder,
+            lambda line: say(f"{name} fold {fold}, {line}"),
+            recipe,
+            guide,
+            loss,
+        )
+    if guide is not None and loss is not None and guidance is not None:
+        about = {**asdict(guidance), **guide.coverage(training), "misalignment": loss.means()}
+        write_text(folder / "guidance.json", json.dumps(about, indent=2) + "\n")
     with atomic_path(folder / "training.npy") as temporary:
         np.save(temporary, np.stack([frames.recording[training], frames.place[training]], axis=1))
     predicted = np.flatnonzero((fold_of == fold) | (fold_of == APART)).tolist()
@@ -263,6 +294,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, help="vgg16-397923af.pth, or Genesis_Chest_CT.pt")
     parser.add_argument("--random-start", action="store_true", help="without pretrained weights")
     parser.add_argument("--uninformative", action="store_true", help="a fourth class for what is no lung ultrasound")
+    parser.add_argument("--guide", choices=MODES, help="guide the maps by the pleural line, in training only")
+    parser.add_argument("--guide-weight", type=float, default=4.0, help="weight of the guidance")
     parser.add_argument("--leak", action="store_true", help="deal out frames instead of patients, to show the error")
     options = parser.parse_args(arguments)
     if not 0 <= options.fold < options.folds:
@@ -289,6 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         weights=options.weights,
         random_start=options.random_start,
         leak=options.leak,
+        guidance=Guidance(options.guide, options.guide_weight) if options.guide else None,
     )
     print(result)
     return 0

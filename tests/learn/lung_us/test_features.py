@@ -175,3 +175,15 @@ def test_a_real_clip_gives_one_row_of_features_per_chosen_frame(tmp_path: Path) 
     recording = next(r for r in read_recordings(data) if r.path.endswith("Pneu_liftl_pneu_case3_clip3.mp4"))
     found = recording_features(data, recording, trunk(), PLAN, tmp_path)
     assert found.shape[:2] == (3, len(frame_indices(recording.frames, recording.frame_rate or 0)))
+
+
+def test_features_kept_by_earlier_versions_are_found_again() -> None:
+    plain = nn.Linear(2, 1)
+    nn.init.zeros_(plain.weight)
+    nn.init.zeros_(plain.bias)
+    # Written by a version whose specification had no `fit`.
+    assert trunk_hash(plain, FeaturePlan(VGG_SPEC, copies=4)) == (
+        "23ca66237f0601a51e8d74065d61492131baa1e114bdf5827ff6f2e6947e7827"
+    )
+    cropped = VGG_SPEC.model_copy(update={"fit": "crop"})
+    assert trunk_hash(plain, FeaturePlan(cropped, copies=4)) != trunk_hash(plain, FeaturePlan(VGG_SPEC, copies=4))
