@@ -17,6 +17,7 @@ from medxai.predict.bundle import bundle_sha256
 
 NAMES = {
     "breast_us": "breast_us_folds",
+    "lung_us": "lung_us.leaderboard",
     "histology": "histology",
     "brain_tumour": "brain_tumour",
     "ms_lesions": "ms_lesions",

@@ -14,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import typer
 
 from medxai.errors import SettingsError
 from medxai.files import write_text
+from medxai.learn.lung_us.cohort import CLASSES
 from medxai.predict.bundle import SHIPPED, AllowList, bundle_sha256, load_bundle
 from medxai.trust.gate.collect import collect, make_item
 from medxai.trust.gate.figures import MASKING, NAMES
@@ -32,6 +34,8 @@ METHOD = "gradcam"
 EVIDENCE = Path("docs/evidence")
 #: Phantoms with seeds that neither training nor evaluation draws.
 _PHANTOM_SEED, _PHANTOMS = 900_000, 120
+#: Frames of a clip that are looked at.
+_FRAMES = 8
 
 
 def breast_us_cases(data: Path, work: Path, most: int, say: Say) -> list[Case]:
@@ -74,6 +78,59 @@ def breast_us_cases(data: Path, work: Path, most: int, say: Say) -> list[Case]:
         found, _ = collect(network, items, method=METHOD, layer=TARGET_LAYER)
         cases += found
         say(f"breast_us: fold {fold}, {len(items)} images")
+    return cases
+
+
+def lung_us_cases(data: Path, work: Path, most: int, say: Say) -> list[Case]:
+    """Figures of lung ultrasound, each recording by the network of the fold that never saw its patient.
+
+    Of a clip `_FRAMES` frames of the protocol are looked at, evenly spaced; the strongest is judged.
+
+    Args:
+        data: folder with ``us_lung``.
+        work: folder of the training, with the weights of its folds.
+        most: recordings of each fold.
+        say: told how far it is.
+
+    Raises:
+        SettingsError: the training left no folds.
+    """
+    from safetensors.torch import load_file
+
+    from medxai.learn.lung_us.cohort import read_negatives, read_recordings
+    from medxai.learn.lung_us.frames import chosen_frames, read_recording
+    from medxai.learn.lung_us.runs import PATIENTS, find_runs
+    from medxai.networks.efficientnet_lite import TARGET_LAYER, EfficientNetLite0
+
+    name = "efficientnet_lite0"
+    run = find_runs(work / "lung_us").get((name, PATIENTS))
+    if run is None:
+        msg = "no folds of lung_us; train with `medxai train lung_us` first"
+        raise SettingsError(msg)
+    recordings = (*read_recordings(data), *read_negatives(data))
+    bundle = load_bundle("lung_us", AllowList.of(SHIPPED / "lung_us"))
+    cases: list[Case] = []
+    for folder in sorted(run.glob("fold*")):
+        predicted = np.load(folder / "predictions.npz")
+        network = EfficientNetLite0(predicted["logits"].shape[1], image_size=bundle.spec.preparation.window[0]).eval()
+        network.load_state_dict(load_file(folder / "network.safetensors"))
+        network.requires_grad_(requires_grad=False)
+        lungs = predicted["recording"][(predicted["labels"] >= 0) & (predicted["labels"] < len(CLASSES))]
+        mine = np.unique(lungs)
+        mine = mine[np.linspace(0, len(mine) - 1, min(most, len(mine))).round().astype(int)]
+        items = []
+        for number in mine.tolist():
+            volume = read_recording(data, recordings[number])
+            frames = chosen_frames(recordings[number], volume)
+            if volume.axes == "THW":
+                kept = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, _FRAMES).round().astype(int))]
+                volume = replace(volume, pixels=volume.pixels[:, kept])
+            item = make_item(bundle, network, replace(volume, modality="US"), recordings[number].patient)
+            if item.label != bundle.spec.reject:
+                items.append(item)
+        found, _ = collect(network, items, method=METHOD, layer=TARGET_LAYER)
+        cases += found
+        say(f"lung_us: {folder.name}, {len(items)} recordings")
     return cases
 
 
@@ -136,7 +193,7 @@ def main(
     """Learn the thresholds of a shipped bundle.
 
     Args:
-        name: ``breast_us`` or ``phantom_ct``.
+        name: ``breast_us``, ``lung_us`` or ``phantom_ct``.
         data: folder of the real data.
         work: folder of the training.
         most: images of each fold, or phantoms.
@@ -146,6 +203,7 @@ def main(
 
     words = {
         "breast_us": "BUSI, each image by the network of the fold that never saw it",
+        "lung_us": "lung ultrasound, each recording by the network of the fold that never saw its patient",
         "phantom_ct": f"phantoms of seeds from {_PHANTOM_SEED}, which no training draws",
     }
     if name not in words:
@@ -155,6 +213,8 @@ def main(
         cases = read_cases(EVIDENCE / f"trust_{name}_cases.csv")
     elif name == "breast_us":
         cases = breast_us_cases(data, work, most, typer.echo)
+    elif name == "lung_us":
+        cases = lung_us_cases(data, work, most, typer.echo)
     else:
         cases = phantom_ct_cases(most, typer.echo)
     print_calibration(store(name, cases, words[name]))

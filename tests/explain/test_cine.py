@@ -21,7 +21,9 @@ from medxai.predict.bundle_spec import ConfidenceSpec, MedxaiBlock
 from medxai.predict.infer import check_fit
 from medxai.prepare.prepare import prepare
 from medxai.prepare.spec import PreparationSpec, WindowIntensity
-from medxai.study import Study, Volume, image_affine
+from medxai.study import Study, TrustReport, Volume, image_affine
+from medxai.trust.gate.assess import assess_study
+from medxai.trust.gate.verdict import cap
 from tests.predict.build import CARD
 
 #: A cine of 40 frames; a bright blob in frames 20 to 30 decides the class.
@@ -198,3 +200,22 @@ def test_stills_and_volumes_have_no_course() -> None:
     volume = cine()
     still = replace(volume, axes="HW", pixels=volume.pixels[:, 0])
     assert cine_evidence(still, None, None) is None  # type: ignore[arg-type]
+
+
+def test_a_header_without_body_part_keeps_a_map_from_being_supported() -> None:
+    """Networks that decline pictures still take a heart for a lung: somebody has to say what was examined."""
+    bundle, network = made()
+    volume = cine()
+    prepared = prepare(volume, SPEC.preparation)
+    for body_part, kind, said in (("", "dicom", True), ("LUNG", "dicom", False), ("", "video", False)):
+        study = Study("0123456789ab", kind, "c" * 64, replace(volume, body_part=body_part))  # type: ignore[arg-type]
+        prediction, explanations = explain_study(bundle, network, study, prepared, ExplainOptions())
+        reports = assess_study(bundle, network, study, prepared, prediction, explanations, ExplainOptions(), None)
+        assert any("names no body part" in reason for reason in reports[0].reasons) is said
+
+
+def test_a_doubt_limits_what_was_supported_and_withholds_nothing_more() -> None:
+    for before, after in (("supported", "limited"), ("limited", "limited"), ("withheld", "withheld")):
+        report = cap(TrustReport(before, ("first",)), "doubt")  # type: ignore[arg-type]
+        assert report.verdict == after
+        assert report.reasons == ("first", "doubt")

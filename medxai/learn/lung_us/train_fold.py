@@ -170,6 +170,7 @@ def train_fold(
     weights: Path | None = None,
     random_start: bool = False,
     leak: bool = False,
+    bfloat16: bool = False,
     guidance: Guidance | None = None,
 ) -> Path:
     """Train the head of network `name` without fold `fold` and predict the frames of that fold and those apart.
@@ -187,6 +188,7 @@ def train_fold(
         weights: of ImageNet for VGG-16, of Models Genesis for the video network.
         random_start: without them, see `fresh_network`.
         leak: deal out single frames instead of patients, for the documented experiment.
+        bfloat16: compute the tail so, where PyTorch holds it safe; stored weights are float32.
         guidance: by the pleural line; the result then has ``guidance.json`` beside it.
 
     Returns:
@@ -200,7 +202,7 @@ def train_fold(
     labels = class_indices(recordings, uninformative=negatives)
     # What was trained otherwise or on others is another run, never a checkpoint of this one.
     files = sha256_text(*(recording.path for recording in recordings))
-    decides = [files, n_folds, plan_copies, asdict(recipe), str(weights), random_start, leak]
+    decides = [files, n_folds, plan_copies, asdict(recipe), str(weights), random_start, leak, *["bf16"] * bfloat16]
     run = sha256_json(decides if guidance is None else [*decides, asdict(guidance), *GUIDE_VERSIONS])[:8]
     kind = "leaking" if leak else "patients" if guidance is None else f"guided_{guidance.mode}"
     folder = work / f"{name}-{kind}-{run}" / f"fold{fold}"
@@ -208,6 +210,8 @@ def train_fold(
     if result.exists():
         return result
     cut = fresh_network(name, len(CLASSES) + negatives, weights=weights, random_start=random_start, seed=recipe.seed)
+    if bfloat16:
+        _in_bfloat16(cut.tail)
     plan = FeaturePlan(cut.spec, copies=plan_copies, seed=recipe.seed, unit=cut.unit)
     features = all_features(data, recordings, cut.trunk, plan, feature_folder(work, name, cut.trunk, plan), say)
     frames = frame_set(features, labels)
@@ -255,6 +259,18 @@ def train_fold(
     return result
 
 
+def _in_bfloat16(tail: nn.Module) -> None:
+    """Let a module compute in bfloat16 under autocast, in place; what it returns is float32."""
+    plain = tail.forward
+
+    def forward(features: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(features.device.type, torch.bfloat16):
+            logits: torch.Tensor = plain(features)
+        return logits.float()
+
+    tail.forward = forward  # type: ignore[method-assign]
+
+
 def _sides(
     recordings: Sequence[Recording],
     labels: Sequence[int],
@@ -294,6 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, help="vgg16-397923af.pth, or Genesis_Chest_CT.pt")
     parser.add_argument("--random-start", action="store_true", help="without pretrained weights")
     parser.add_argument("--uninformative", action="store_true", help="a fourth class for what is no lung ultrasound")
+    parser.add_argument("--bfloat16", action="store_true", help="train the tail in bfloat16 autocast")
     parser.add_argument("--guide", choices=MODES, help="guide the maps by the pleural line, in training only")
     parser.add_argument("--guide-weight", type=float, default=4.0, help="weight of the guidance")
     parser.add_argument("--leak", action="store_true", help="deal out frames instead of patients, to show the error")
@@ -322,6 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         weights=options.weights,
         random_start=options.random_start,
         leak=options.leak,
+        bfloat16=options.bfloat16,
         guidance=Guidance(options.guide, options.guide_weight) if options.guide else None,
     )
     print(result)

@@ -22,7 +22,7 @@ from medxai.trust.body import anatomy
 from medxai.trust.gate.consensus import consensus
 from medxai.trust.gate.figures import MASKING, NAMES, Bench, Candidate
 from medxai.trust.gate.look import Look
-from medxai.trust.gate.verdict import Calibration, judge
+from medxai.trust.gate.verdict import Calibration, cap, judge
 
 if TYPE_CHECKING:
     from medxai.explain.method import Method
@@ -145,7 +145,21 @@ def assess_study(
                 agreement=agreement,
             )
         )
+    if (doubt := _unstated_organ(bundle, study)) is not None:
+        reports = [cap(report, doubt) for report in reports]
     return tuple(reports)
+
+
+def _unstated_organ(bundle: Bundle, study: Study) -> str | None:
+    """Why nobody knows that the picture shows the organ that the model is for; None where the header says so.
+
+    Networks that may decline pictures still take organs for theirs that they were not taught to decline: an
+    echocardiogram passes for a lung.
+    """
+    if bundle.spec.reject is None or study.kind != "dicom" or study.volume.body_part:
+        return None
+    wanted = bundle.spec.body_parts[0].lower()
+    return f"the header names no body part, and the model cannot tell every other organ from {wanted}"
 
 
 def _method(name: str, options: ExplainOptions) -> tuple[Method, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,12 @@ def read_calibration(bundle_path: Path) -> Calibration | None:
     except (OSError, ValueError, AttributeError, ValidationError) as error:
         msg = f"{FILE} is not readable ({type(error).__name__}); calibrate again"
         raise BundleError(msg, study=f"bundle {bundle_path.name}") from error
+
+
+def cap(report: TrustReport, reason: str) -> TrustReport:
+    """Return a report that is at most limited, with a further reason; what is withheld stays so."""
+    verdict: Verdict = "limited" if report.verdict == "supported" else report.verdict
+    return replace(report, verdict=verdict, reasons=(*report.reasons, reason))
 
 
 def judge(
