@@ -52,7 +52,8 @@ class Card:
         """Return the card for ``docs/README.md``."""
         size = " x ".join(str(n) for n in spec.preparation.window)
         spacing = spec.preparation.spacing_mm
-        place = f"{' x '.join(f'{v:g}' for v in spacing)} mm voxels" if spacing else "scaled to fit, aspect kept"
+        scaled = "the central square, scaled" if spec.preparation.fit == "crop" else "scaled to fit, aspect kept"
+        place = f"{' x '.join(f'{v:g}' for v in spacing)} mm voxels" if spacing else scaled
         lines = [
             f"# {self.name} {self.version}",
             "",
@@ -66,7 +67,7 @@ class Card:
             f"| input | {size} voxels ({spec.preparation.axes}), {spec.preparation.channels} channel(s), {place} |",
             f"| modality, body part | {', '.join(spec.modalities)}; {', '.join(spec.body_parts)} |",
             f"| layer to explain | `{spec.target_layer}` |",
-            f"| fusion of windows | {spec.fusion}{f', temperature {spec.temperature:g}' * (spec.fusion == 'lse')} |",
+            f"| fusion of windows | {spec.fusion}{f', temperature {spec.temperature:g}' * (spec.fusion != 'mean')} |",
             f"| licence of the weights | {self.licence} |",
             "",
             "## Data",

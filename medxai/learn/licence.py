@@ -12,15 +12,17 @@ of any kind.
 """
 
 
-def creative_commons(data: str, changes: str) -> str:
+def creative_commons(data: str, changes: str, *, non_commercial: bool = False) -> str:
     """Return the note for weights under CC BY 4.0 with the attribution that the data's licence asks for.
 
     Args:
         data: creators, title and source of the data.
         changes: what was made of them.
+        non_commercial: CC BY-NC 4.0 instead, because of data that may not be used commercially.
     """
+    kind, name = ("by-nc", "Attribution-NonCommercial") if non_commercial else ("by", "Attribution")
     return (
-        "The weights in this folder are licensed under the Creative Commons Attribution 4.0 International\n"
-        "licence (CC BY 4.0): https://creativecommons.org/licenses/by/4.0/. They come without warranties.\n\n"
-        f"Attribution: {data}\n\nChanges: {changes}\n"
+        f"The weights in this folder are licensed under the Creative Commons {name} 4.0 International\n"
+        f"licence (CC {kind.upper()} 4.0): https://creativecommons.org/licenses/{kind}/4.0/. They come without "
+        f"warranties.\n\nAttribution: {data}\n\nChanges: {changes}\n"
     )

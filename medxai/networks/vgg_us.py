@@ -87,20 +87,25 @@ class VggBase(_Vgg16):
 
     def __init__(self, num_classes: int, dropout: float = 0.5) -> None:
         super().__init__(num_classes)
-        self.head = nn.Sequential(
-            nn.AvgPool2d(4, stride=4),
-            nn.Flatten(),
-            _linear(512, 64),
-            nn.BatchNorm1d(64, eps=1e-3, momentum=0.01),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-        )
-        self.classifier = _linear(64, num_classes)
+        self.head, self.classifier = published_head(512, num_classes, dropout)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return logits ``[N, num_classes]``."""
         logits: torch.Tensor = self.classifier(self.head(self.features(inputs)))
         return logits
+
+
+def published_head(channels: int, num_classes: int, dropout: float = 0.5) -> tuple[nn.Sequential, nn.Linear]:
+    """Return the head of ``vgg_base`` in two parts: a grid ``[N, channels, 7, 7]`` -> 64 values -> logits."""
+    head = nn.Sequential(
+        nn.AvgPool2d(4, stride=4),
+        nn.Flatten(),
+        _linear(channels, 64),
+        nn.BatchNorm1d(64, eps=1e-3, momentum=0.01),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+    )
+    return head, _linear(64, num_classes)
 
 
 def freeze_trunk(network: VggCam | VggBase, open_convolutions: int = 1) -> None:
@@ -113,21 +118,25 @@ def freeze_trunk(network: VggCam | VggBase, open_convolutions: int = 1) -> None:
         module.requires_grad_(number >= len(convolutions) - open_convolutions)
 
 
-def imagenet_state(path: Path | None = None) -> dict[str, torch.Tensor]:
-    """Read torchvision's ImageNet weights of VGG-16 from a file; nothing is downloaded.
+def imagenet_state(
+    path: Path | None = None, published: str = IMAGENET_FILE, network: str = "VGG-16"
+) -> dict[str, torch.Tensor]:
+    """Read torchvision's ImageNet weights from a file; nothing is downloaded.
 
     Args:
-        path: the file (``.pth`` with tensors only, or ``.safetensors``). None looks for ``vgg16-397923af.pth`` in
-            torch's own cache, where torchvision puts it.
+        path: the file (``.pth`` with tensors only, or ``.safetensors``). None looks for `published` in torch's own
+            cache, where torchvision puts it.
+        published: name that torchvision gives the file.
+        network: what it is for, in messages.
 
     Raises:
         BundleError: no such file, not readable, or its bytes are not those that its name promises.
     """
-    file = path or Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_FILE
+    file = path or Path(torch.hub.get_dir()) / "checkpoints" / published
     if not file.is_file():
         msg = (
-            f"ImageNet weights of VGG-16 are not there: no Python package carries them; put torchvision's "
-            f"{IMAGENET_FILE} into torch's cache (checkpoints below TORCH_HOME/hub) or pass its path, "
+            f"ImageNet weights of {network} are not there: no Python package carries them; put torchvision's "
+            f"{published} into torch's cache (checkpoints below TORCH_HOME/hub) or pass its path, "
             "or train from a random start and say so in the card"
         )
         raise BundleError(msg)

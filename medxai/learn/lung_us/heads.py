@@ -25,9 +25,20 @@ from medxai.networks.efficientnet_lite import (
 from medxai.networks.efficientnet_lite import imagenet_state as efficientnet_state
 from medxai.networks.efficientnet_lite import load_imagenet as load_efficientnet
 from medxai.networks.genesis3d import GenesisClassifier, freeze_encoder, load_genesis, read_genesis
+from medxai.networks.resnet_us import IMAGENET_FILE as RESNET_FILE
+from medxai.networks.resnet_us import ResNet18Us
+from medxai.networks.resnet_us import load_imagenet as load_resnet
 from medxai.networks.vgg_us import LAST_CONVOLUTION, VggBase, VggCam, freeze_trunk, imagenet_state, load_imagenet
 from medxai.prepare.spec import AffineIntensity, PreparationSpec
 
+#: Means over the colours of torchvision's ImageNet constants, on 0..255: pictures are grey, and what an augmentation
+#: brings in from outside needs one value of black.
+RESNET_SPEC = PreparationSpec(
+    axes="HW",
+    window=(SIZE, SIZE),
+    channels=3,
+    intensity=AffineIntensity(mean=(114.495,) * 3, std=(57.63,) * 3),
+)
 LITE_SPEC = PreparationSpec(
     axes="HW",
     window=(SIZE, SIZE),
@@ -83,6 +94,19 @@ class _EarlyStages(nn.Module):
         return early
 
 
+class _ResNetStages(nn.Module):
+    """ResNet-18 up to its third stage: ``[N, 256, 14, 14]``."""
+
+    def __init__(self, network: ResNet18Us) -> None:
+        super().__init__()
+        t = network.trunk
+        self.stages = nn.Sequential(t.conv1, t.bn1, t.act, t.maxpool, t.layer1, t.layer2, t.layer3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        early: torch.Tensor = self.stages(inputs)
+        return early
+
+
 def cut_vgg(network: VggCam | VggBase) -> CutNetwork:
     """Cut before ``block5_conv3``, the last convolution, which trains as published; features ``[N, 512, 14, 14]``."""
     freeze_trunk(network, open_convolutions=1)
@@ -99,6 +123,14 @@ def cut_efficientnet(network: EfficientNetLite0) -> CutNetwork:
     trunk = _EarlyStages(network)
     trunk.requires_grad_(False)
     return CutNetwork(network, trunk, Tail(network), LITE_SPEC)
+
+
+def cut_resnet(network: ResNet18Us) -> CutNetwork:
+    """Cut before the last stage, which trains; features ``[N, 256, 14, 14]``."""
+    trunk = _ResNetStages(network)
+    trunk.requires_grad_(False)
+    tail = nn.Sequential(network.trunk.layer4, network.head, network.classifier)
+    return CutNetwork(network, trunk, tail, RESNET_SPEC)
 
 
 def cut_genesis(network: GenesisClassifier, *, pretrained: bool) -> CutNetwork:
@@ -119,7 +151,7 @@ def fresh_network(
     Args:
         name: key of `NETWORKS`.
         num_classes: number of logits.
-        weights: file of ImageNet weights of VGG-16, None looks into torch's cache; or of Models Genesis.
+        weights: file of ImageNet weights of VGG-16 or ResNet-18, None looks into torch's cache; or of Models Genesis.
         random_start: without them. The trunk of a frame network is then frozen noise, good for timings and tests
             only; the video network trains as a whole.
         seed: of the untrained parts.
@@ -144,6 +176,13 @@ def _vgg_base(num_classes: int, weights: Path | None, random_start: bool) -> Cut
     if not random_start:
         load_imagenet(network, imagenet_state(weights))
     return cut_vgg(network)
+
+
+def _resnet18(num_classes: int, weights: Path | None, random_start: bool) -> CutNetwork:
+    network = ResNet18Us(num_classes)
+    if not random_start:
+        load_resnet(network, imagenet_state(weights, RESNET_FILE, "ResNet-18"))
+    return cut_resnet(network)
 
 
 def _efficientnet(num_classes: int, _weights: Path | None, random_start: bool) -> CutNetwork:
@@ -171,5 +210,6 @@ NETWORKS: Mapping[str, Callable[[int, Path | None, bool], CutNetwork]] = {
     "vgg_cam": _vgg_cam,
     "vgg_base": _vgg_base,
     "efficientnet_lite0": _efficientnet,
+    "resnet18": _resnet18,
     "genesis": _genesis,
 }
