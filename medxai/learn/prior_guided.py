@@ -37,8 +37,9 @@ class PriorGuidedLoss:
 
     - ``attention``: 1 - cosine of the mean of the layer over its channels and the prior;
     - ``cam``: 1 - cosine of the class activation map of the true class, cut at 0, and the prior;
-    - ``outside``: share of the class activation map (of the layer's mean without `head`) that lies outside the prior,
-      ``sum T (1 - A) / sum T``. It says where evidence may lie, and asks for no shape.
+    - ``outside``: share of the layer's mean that lies outside the prior, ``sum T (1 - A) / sum T``. It says where
+      evidence may lie, and asks for no shape. It is never taken of a class activation map: that can become 0
+      everywhere, which lies outside of nothing, while the other classes' maps decide by being negative.
 
     Args:
         layer: its output, not negative, is guided; the last feature map is the one to take.
@@ -119,16 +120,17 @@ class PriorGuidedLoss:
         if batch.share < 1:
             msg = "mixup blends two samples and their priors; set mixup=0 for a guided training"
             raise SettingsError(msg)
-        maps = self._maps(spatial(features, self.grid), batch.labels)
-        apart = self.outside_only(batch) if self.outside_only is not None and self.mode != "outside" else None
-        term = misalignment(maps, self.priors(batch), self.mode == "outside" if apart is None else apart)
+        layer = spatial(features, self.grid)
+        flags = [self.mode == "outside"] * len(layer)
+        if self.outside_only is not None and self.mode != "outside":
+            flags = list(self.outside_only(batch))
+        maps = mean_map(layer)
+        if self.head is not None and self.mode == "cam":
+            alone = torch.tensor(flags, device=maps.device).view(-1, *[1] * (maps.ndim - 1))
+            maps = torch.where(alone, maps, class_map(layer, self.head.weight, batch.labels))
+        term = misalignment(maps, self.priors(batch), flags)
         self.history.setdefault(batch.epoch, []).append(float(term.detach()))
         return weight * term
-
-    def _maps(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        if self.head is None or self.mode == "attention":
-            return mean_map(features)
-        return class_map(features, self.head.weight, labels)
 
 
 def spatial(features: torch.Tensor, grid: Sequence[int] | None = None) -> torch.Tensor:
@@ -179,32 +181,39 @@ def misalignment(
             membership in 0..1.
     """
     flags = [outside] * len(maps) if isinstance(outside, bool) else list(outside)
-    terms = []
-    for values, prior, alone in zip(maps, priors, flags, strict=True):
-        if prior is None or not bool(torch.isfinite(prior).all()) or not bool((prior > 0).any()):
-            continue
-        target = to_grid(prior.to(values), values.shape)
-        if alone:
-            terms.append((values * (1 - target)).sum() / values.sum().clamp(min=1e-12))
-        else:
-            # Scaled first: cosine_similarity has an absolute floor, by which a faint map would seem to disagree.
-            scaled = values / values.detach().abs().max().clamp(min=1e-12)
-            terms.append(1 - functional.cosine_similarity(scaled.flatten(), target.flatten(), dim=0))
-    return torch.stack(terms).mean() if terms else maps.new_zeros(())
+    known = [(i, prior.to(maps)) for i, prior in enumerate(priors) if prior is not None and _usable(prior)]
+    if not known:
+        return maps.new_zeros(())
+    rows = [i for i, _ in known]
+    values, size = maps[rows], maps.shape[1:]
+    if len({prior.shape for _, prior in known}) == 1:
+        target = to_grid(torch.stack([prior for _, prior in known]), size)
+    else:
+        target = torch.stack([to_grid(prior, size) for _, prior in known])
+    values, target = values.flatten(1), target.flatten(1)
+    beyond = (values * (1 - target)).sum(1) / values.sum(1).clamp(min=1e-12)
+    # Scaled first: cosine_similarity has an absolute floor, by which a faint map would seem to disagree.
+    scaled = values / values.detach().amax(1, keepdim=True).clamp(min=1e-12)
+    unlike = 1 - functional.cosine_similarity(scaled, target, dim=1)
+    return torch.where(torch.tensor([flags[i] for i in rows], device=maps.device), beyond, unlike).mean()
+
+
+def _usable(prior: torch.Tensor) -> bool:
+    return bool(torch.isfinite(prior).all()) and bool((prior > 0).any())
 
 
 def to_grid(prior: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Resize ``[*P]`` to `size`, linear per axis, antialiased when it shrinks, within its old range.
+    """Resize one map ``[*P]`` or several ``[n, *P]`` to `size`, linear per axis, within their old range.
 
-    Cell centres stay where they are (``align_corners=False``). In two dimensions this is PyTorch's
+    Antialiased where they shrink. Cell centres stay where they are (``align_corners=False``). In two dimensions this is PyTorch's
     ``interpolate(mode="bilinear", antialias=True)``, which has no counterpart in three.
     """
-    out = prior
-    for axis, length in enumerate(size):
+    out, axes = prior, tuple(range(-len(size), 0))
+    for axis, length in zip(axes, size, strict=True):
         if out.shape[axis] != length:
             weights = _triangles(out.shape[axis], int(length)).to(out)
-            out = torch.movedim(torch.tensordot(weights, out, dims=([1], [axis])), 0, axis)
-    return out.clamp(float(prior.min()), float(prior.max()))
+            out = torch.movedim(torch.tensordot(out, weights, dims=([axis], [1])), -1, axis)
+    return torch.minimum(torch.maximum(out, prior.amin(axes, keepdim=True)), prior.amax(axes, keepdim=True))
 
 
 def _triangles(before: int, after: int) -> torch.Tensor:

@@ -176,7 +176,7 @@ def test_guidance_moves_the_map_and_adds_nothing_to_the_network(kind: str, mode:
         with torch.no_grad():
             features = spatial(network.trunk(images), (3, 4) if kind == "tokens" else None)
         chosen = torch.tensor(labels)
-        maps[weight] = mean_map(features) if mode == "attention" else class_map(features, network.head.weight, chosen)
+        maps[weight] = mean_map(features) if mode != "cam" else class_map(features, network.head.weight, chosen)
         assert (len(loss.history) > 0) == (weight > 0)
     prior = torch.zeros(maps[0.0].shape[1:])
     prior[..., : prior.shape[-1] // 2] = 1
