@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from medxai.explain.cine import cine_evidence
 from medxai.export.naming import ascii_text
-from medxai.export.provenance import uid_of
 from medxai.export.reporting import LONGEST_TEXT, private, report_algorithm, words
+from medxai.export.tracking import tracking
+from medxai.settings import ExportOptions
 from medxai.study import Result
 
 if TYPE_CHECKING:
@@ -17,10 +18,16 @@ if TYPE_CHECKING:
     from pydicom.sr.coding import Code
 
 
-def class_results(result: Result) -> Iterator[MeasurementsAndQualitativeEvaluations]:
+def class_results(result: Result, options: ExportOptions) -> Iterator[MeasurementsAndQualitativeEvaluations]:
     """Yield a group (TID 1501) for each class of a cine or of a network that was asked for its confidence.
 
-    Others say all there is in the group of their explanation.
+    Others say all there is in the group of their explanation. All groups carry the tracking identifier of the primary
+    explanation, whose decision they are about: OHIF 3.13 merges such groups, and opens no report with a group that has
+    neither coordinates of its own nor such a partner.
+
+    Args:
+        result: study, decision and maps.
+        options: what a tracking identifier means.
     """
     prediction, primary = result.prediction, result.explanations[0]
     evidence = cine_evidence(result.study.volume, prediction, primary)
@@ -36,15 +43,13 @@ def class_results(result: Result) -> Iterator[MeasurementsAndQualitativeEvaluati
     )
     from pydicom.sr.codedict import codes
 
+    name, uid = tracking(result, primary, options)
     sources = result.study.volume.source
     sure = prediction.confidence
     for index, label in enumerate(prediction.labels):
         low = sure is not None and index == prediction.index and sure.of(index) < sure.low
         group = MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=TrackingIdentifier(
-                uid=uid_of(result, "class_result", primary, str(index)),
-                identifier=ascii_text(f"class {index}: {label}", 64),
-            ),
+            tracking_identifier=TrackingIdentifier(uid=uid, identifier=name),
             finding_type=private("class_result"),
             algorithm_id=report_algorithm(result, primary),
             measurements=list(_numbers(result, index, None if evidence is None else int(evidence.votes[index]))),

@@ -65,10 +65,11 @@ def build(result: Result, options: ExportOptions) -> Comprehensive3DSR:
         options: which explanations, and the series number.
     """
     primary = result.explanations[0]
-    groups: list[object] = list(class_results(result))
+    groups: list[object] = []
     for explanation in chosen(result, options):
         groups.append(_group(result, explanation, options))
         groups += _bands(result, explanation, options)
+    groups += class_results(result, options)
     return document(
         result,
         report_of(result, groups),

@@ -46,6 +46,7 @@ class Step:
         index: image of a stack to show.
         answers: buttons to press on the way.
         drawn: whether outlines are to be waited for.
+        coloured: whether colours are.
     """
 
     thumbnail: str
@@ -55,6 +56,7 @@ class Step:
     index: int | None = None
     answers: tuple[str, ...] = ()
     drawn: bool = False
+    coloured: bool = False
 
 
 def missing() -> str | None:

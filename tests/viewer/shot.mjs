@@ -63,6 +63,26 @@ async function outlined(page, limit) {
   throw new Error('no outline was drawn');
 }
 
+// Colours of a map or of segments come when their frames have been fetched and decoded.
+async function coloured(page, limit) {
+  for (const begin = Date.now(); Date.now() - begin < limit; await pause(500)) {
+    const share = await page.evaluate(() => {
+      const { viewportGridService, cornerstoneViewportService } = window.services;
+      const viewport = cornerstoneViewportService.getCornerstoneViewport(viewportGridService.getActiveViewportId());
+      viewport.render();
+      const { width, height } = viewport.canvas;
+      const data = viewport.canvas.getContext('2d').getImageData(0, 0, width, height).data;
+      let found = 0;
+      for (let i = 0; i < data.length; i += 4) {
+        if (Math.max(data[i], data[i + 1], data[i + 2]) - Math.min(data[i], data[i + 1], data[i + 2]) > 60) found += 1;
+      }
+      return found / (width * height);
+    });
+    if (share > 0.001) { await pause(1000); return; }
+  }
+  throw new Error('nothing was coloured');
+}
+
 async function settled(page, step, limit) {
   let last = '';
   for (const begin = Date.now(); Date.now() - begin < limit; await pause(700)) {
@@ -98,6 +118,7 @@ async function show(page, step) {
   await pause(step.rest ?? 3000);
   state = await settled(page, step, 30000);
   if (step.drawn) await outlined(page, 60000);
+  if (step.coloured) await coloured(page, 60000);
   await page.screenshot({ path: step.out });
   return { ...state, title, moved, out: step.out };
 }

@@ -99,8 +99,8 @@ def volume_study(request: pytest.FixtureRequest, server: Orthanc, tmp_path_facto
     case = build.mr_case(**isotropic) if request.param == "MR" else build.ct_case(oblique=True, **isotropic)
     world, _ = place_of(case)
     steps = {
-        "parametric_map": Step("PMAP", "", world),
-        "segmentation": Step("SEG", "", world, answers=("Yes",)),
+        "parametric_map": Step("PMAP", "", world, coloured=True),
+        "segmentation": Step("SEG", "", world, answers=("Yes",), coloured=True),
         "structured_report": Step("SR ", "", world, drawn=True),
         "secondary_capture": Step("S:9300", "", world),
     }
@@ -118,6 +118,17 @@ def ultrasound(server: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Sho
         "secondary_capture": Step("S:9300", "", index=0),
     }
     return show(case, steps, tmp_path_factory.mktemp("US"), server)
+
+
+@pytest.fixture(scope="module")
+def cine(server: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    """An ultrasound cine: its picture at a decisive frame and at one that is not, and its report."""
+    steps = {
+        "decisive": Step("S:9300", "", index=1, coloured=True),
+        "other": Step("S:9300", "", index=4),
+        "structured_report": Step("SR ", "", pixel=(21, 28), drawn=True),
+    }
+    return show(build.us_case(cine=True), steps, tmp_path_factory.mktemp("CINE"), server)
 
 
 def picture(shot: dict[str, Any]) -> tuple[Picture, Point]:
@@ -216,6 +227,31 @@ def test_ultrasound(ultrasound: Shown) -> None:
     assert ultrasound.faults == []
     check(ultrasound, "structured_report", outlined)
     check_capture(ultrasound)
+
+
+def test_cine(cine: Shown) -> None:
+    """Evidence is burnt into the decisive frame alone, and the report points into the strongest one."""
+    assert cine.faults == []
+    (path,) = cine.captures
+    stored = dcmread(path).pixel_array
+    coloured = {}
+    for name, index in (("decisive", 1), ("other", 4)):
+        shot = cine.shots[name]
+        assert shot is not None
+        assert (shot["slice"], shot["slices"]) == (index, 5)
+        pixels, _ = picture(shot)
+        scale = min(pixels.shape[0] / stored.shape[1], pixels.shape[1] / stored.shape[2])
+        rows, columns = round(45 * scale), round(61 * scale)
+        top = (pixels.shape[0] - round(stored.shape[1] * scale)) // 2
+        left = (pixels.shape[1] - round(stored.shape[2] * scale)) // 2
+        inside = pixels[top : top + rows, left : left + columns]
+        coloured[name] = float((inside.max(-1) - inside.min(-1) > 40).mean())
+    assert coloured["decisive"] > 0.05
+    assert coloured["other"] < 0.02  # the viewer's own letters
+    check(cine, "structured_report", outlined)
+    report = cine.shots["structured_report"]
+    assert report is not None
+    assert report["slice"] == 1
 
 
 def test_the_check_would_notice(volume_study: Shown) -> None:
