@@ -49,6 +49,7 @@ def train_lung_us(
     leak: Annotated[
         bool, typer.Option("--leak", help="Deal out frames instead of patients, to show the error.")
     ] = False,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Train in bfloat16.")] = False,
     work: Annotated[Path, typer.Option(help="Features, checkpoints, results.")] = Path(".training/lung_us"),
     out: Out = None,
     jobs: Annotated[int, typer.Option(min=1, help="Folds at once.")] = 1,
@@ -70,9 +71,8 @@ def train_lung_us(
     say = _teller()
     runs = []
     for name in chosen:
-        wanted = Wanted(
-            name, data, work, folds, epochs, rate, copies, weights, random_start, uninformative and name != VIDEO, leak
-        )
+        fourth = uninformative and name != VIDEO
+        wanted = Wanted(name, data, work, folds, epochs, rate, copies, weights, random_start, fourth, leak, bfloat16)
         with progress() as step:
             runs.append(train_folds(wanted, jobs, say, step))
         typer.echo(f"{name}: {folds} folds in {runs[-1]}")

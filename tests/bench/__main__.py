@@ -16,6 +16,7 @@ from tests.bench import (
     gate,
     growth,
     ingest,
+    lung,
     lung_live,
     objects,
     peers,
@@ -81,6 +82,8 @@ SUITES: dict[tuple[str, ...], Callable[[], list[Entry]]] = {
     ("breast_us_balanced_accuracy",): breast.balanced,
     ("breast_us_mass_lift",): breast.localisation,
     ("chest_ct_lopo_auroc",): chest.leave_one_out,
+    lung.SCORES: lung.cross_validation,
+    lung.CORRELATION: lung.correlation,
 }
 
 
@@ -119,6 +122,7 @@ def main() -> int:
         "![growth](images/growth.png)",
         "",
         "Localisation on breast ultrasound with its controls: [breast_us_localisation.md](breast_us_localisation.md).",
+        "Lung ultrasound by patient: [lung_us.md](lung_us.md).",
         "What the trust gate catches: [evidence/trust_gate.md](evidence/trust_gate.md).",
     ]
     save(ordered, DOCS, notes)

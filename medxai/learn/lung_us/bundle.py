@@ -146,6 +146,7 @@ def block(temperature: float) -> MedxaiBlock:
         fusion="probability",
         temperature=round(temperature, 4),
         reject=UNINFORMATIVE,
+        colour_flow=False,
         confidence=ConfidenceSpec(),
         positive=("covid", "bacterial_pneumonia"),
         licence="CC-BY-NC-4.0",

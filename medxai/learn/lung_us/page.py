@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -92,7 +93,21 @@ def page_of(evidence: Evidence, main: str) -> str:
         *(_shipped(evidence.shipped) if evidence.shipped else ()),
         *_missing(evidence),
     ]
-    return "\n".join(lines).rstrip("\n") + "\n"
+    return _wrapped("\n".join(lines)).rstrip("\n") + "\n"
+
+
+def _wrapped(text: str, width: int = 120) -> str:
+    """Paragraphs at the width of the other pages; tables, headings, lists and pictures as they are."""
+    found: list[str] = []
+    plain: list[str] = []
+    for line in [*text.split("\n"), ""]:
+        if line and line[0] not in "|#-!":
+            plain.append(line.strip())
+            continue
+        found += textwrap.wrap(" ".join(plain), width, break_long_words=False, break_on_hyphens=False)
+        plain = []
+        found.append(line)
+    return "\n".join(found)
 
 
 def table_lines(evidence: Evidence) -> list[str]:
@@ -232,7 +247,7 @@ def _calibration(main: str, scores: NetworkScores) -> Iterable[str]:
 def _repeated(found: Repeated) -> Iterable[str]:
     yield f"## Confidence by asking again ({found.network})"
     yield ""
-    yield f"{found.frames} of {found.of} held-out lung frames, ten passes with changed pictures"
+    yield f"{found.frames} of {found.of} held-out lung frames (evenly spaced), ten passes with changed pictures"
     yield "(aleatoric: flip left to"
     yield "right, rotation by 10 degrees, shift by a tenth) and ten with dropout (epistemic; one layer of"
     yield "p = 0.2 in front"
@@ -261,7 +276,7 @@ def _peaks(evidence: Evidence) -> Iterable[str]:
     yield "pixels; exact there,"
     yield "since the head is linear in their mean), enlarged to 224x224, the maximum moved to the largest"
     yield "3x3 mean within"
-    yield "9x9 pixels. Points are spread by up to 3 pixels, because the grid is coarse. Every point: "
+    yield "9x9 pixels. Points are spread by up to 11 pixels, because nearly all lie on centres of cells. Every point: "
     yield "[lung_us_peaks.csv](evidence/lung_us_peaks.csv)."
     yield ""
     yield "Depth of the peak as a share of the picture's height below its upper edge, median over patients of their"

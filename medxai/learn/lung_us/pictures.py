@@ -13,7 +13,6 @@ from medxai.learn.lung_us.frames import SIZE
 from medxai.learn.lung_us.metrics import GroupScore
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from medxai.learn.lung_us.peaks import Peak
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 _COLOURS = {"covid": "#c2410c", "bacterial_pneumonia": "#7c3aed", "healthy": "#0f766e"}
 _WORDS = {"covid": "COVID-19", "bacterial_pneumonia": "bacterial pneumonia", "healthy": "healthy"}
+#: Side of a cell of the map, in pixels of the input.
+_CELL = 32
 _BLUE, _GREY = "#2563eb", "#94a3b8"
 
 
@@ -59,20 +60,20 @@ def reliability_picture(calibration: Calibration, kinds: Mapping[str, Certainty]
 def sources_picture(sources: Mapping[str, GroupScore]) -> bytes:
     """Draw the accuracy of the recordings of each source, its classes by colour (PNG)."""
     names = sorted(sources, key=lambda name: (sources[name].classes, -sources[name].n))
-    sheet = _sheet(9.5, 0.8 + 0.24 * len(names))
+    sheet = _sheet(9.5, 1.1 + 0.24 * len(names))
     axes = sheet.subplots()
     for row, name in enumerate(names):
         score = sources[name]
         colour = _COLOURS[score.classes[0]] if len(score.classes) == 1 else "#475569"
         axes.barh(row, score.accuracy, color=colour, height=0.7)
-        axes.text(
-            min(score.accuracy, 1.0) + 0.01, row, f"{score.n} of {score.patients} patients", fontsize=7, va="center"
-        )
+        axes.scatter(score.accuracy, row, s=14, color=colour, zorder=3, clip_on=False)
+        told = f"n = {score.n}, {score.patients} patient{'s' * (score.patients > 1)}"
+        axes.text(score.accuracy + 0.02, row, told, fontsize=7, va="center")
     axes.set_yticks(range(len(names)), [_short(name) for name in names], fontsize=7)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1.25), xlabel="share of held-out recordings decided right")
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
-    _legend(axes, [*((_WORDS[name], _COLOURS[name]) for name in CLASSES), ("several classes", "#475569")])
+    _legend(sheet, [*((_WORDS[name], _COLOURS[name]) for name in CLASSES), ("several classes", "#475569")])
     axes.set_title("By source: a source with one class cannot tell diseases from devices", fontsize=10)
     return _png(sheet)
 
@@ -85,11 +86,11 @@ def peaks_picture(peaks: Sequence[Peak]) -> bytes:
         mine = [peak for peak in peaks if peak.predicted == name and peak.truth in CLASSES]
         for right, colour, words in ((True, _COLOURS[name], "right"), (False, "#111827", "wrong")):
             some = [peak for peak in mine if (peak.truth == name) == right]
-            jitter = random.uniform(-3, 3, (2, len(some)))
+            jitter = random.uniform(-11, 11, (2, len(some)))
             axes.scatter(
                 [peak.column + d for peak, d in zip(some, jitter[0], strict=True)],
                 [peak.row + d for peak, d in zip(some, jitter[1], strict=True)],
-                s=6,
+                s=5,
                 color=colour,
                 alpha=0.35,
                 linewidths=0,
@@ -99,6 +100,10 @@ def peaks_picture(peaks: Sequence[Peak]) -> bytes:
         axes.set_title(f"decided {_WORDS[name]}", fontsize=9)
         axes.set_xlabel("column", fontsize=8)
         axes.set_ylabel("row: depth from the probe", fontsize=8)
+        axes.set_xticks(range(0, SIZE + 1, _CELL))
+        axes.set_yticks(range(0, SIZE + 1, _CELL))
+        axes.grid(color="#e2e8f0", linewidth=0.6)
+        axes.set_axisbelow(True)
         axes.tick_params(labelsize=7)
         axes.legend(fontsize=7, loc="lower right", markerscale=2)
     return _png(sheet)
@@ -108,10 +113,11 @@ def _short(name: str) -> str:
     return name if len(name) <= 34 else f"{name[:31]}..."
 
 
-def _legend(axes: Axes, entries: Sequence[tuple[str, str]]) -> None:
+def _legend(sheet: Figure, entries: Sequence[tuple[str, str]]) -> None:
     from matplotlib.patches import Patch
 
-    axes.legend(handles=[Patch(color=colour, label=words) for words, colour in entries], fontsize=7, loc="lower right")
+    patches = [Patch(color=colour, label=words) for words, colour in entries]
+    sheet.legend(handles=patches, fontsize=8, loc="outside lower center", ncols=len(patches), frameon=False)
 
 
 def _sheet(width: float, height: float) -> Figure:

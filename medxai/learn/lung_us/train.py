@@ -44,6 +44,7 @@ class Wanted:
         random_start: without pretrained weights.
         uninformative: with a fourth output for what is no lung ultrasound.
         leak: deal out frames instead of patients, to show the error.
+        bfloat16: train in bfloat16 where PyTorch holds it safe.
     """
 
     network: str
@@ -57,6 +58,7 @@ class Wanted:
     random_start: bool = False
     uninformative: bool = True
     leak: bool = False
+    bfloat16: bool = False
 
     def arguments(self, fold: int) -> list[str]:
         """Return the arguments of ``python -m medxai.learn.lung_us.train_fold``."""
@@ -64,6 +66,7 @@ class Wanted:
             "--random-start": self.random_start,
             "--uninformative": self.uninformative,
             "--leak": self.leak,
+            "--bfloat16": self.bfloat16,
         }
         given = [self.network, "--fold", str(fold), "--folds", str(self.folds), "--data", str(self.data)]
         given += ["--work", str(self.work), "--epochs", str(self.epochs), "--rate", str(self.rate)]
@@ -72,7 +75,7 @@ class Wanted:
 
     def note(self) -> dict[str, str | int | float | bool | None]:
         """Return what decides the run, for `medxai.learn.lung_us.runs.NOTE`."""
-        names = ("network", "folds", "epochs", "rate", "copies", "random_start", "uninformative", "leak")
+        names = ("network", "folds", "epochs", "rate", "copies", "random_start", "uninformative", "leak", "bfloat16")
         return {**{name: getattr(self, name) for name in names}, "weights": self.weights and self.weights.name}
 
 
