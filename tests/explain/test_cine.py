@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image, ImageDraw
 from pydicom import Dataset
 from torch import nn
 
@@ -219,3 +220,19 @@ def test_a_doubt_limits_what_was_supported_and_withholds_nothing_more() -> None:
         report = cap(TrustReport(before, ("first",)), "doubt")  # type: ignore[arg-type]
         assert report.verdict == after
         assert report.reasons == ("first", "doubt")
+
+
+def test_letters_over_a_still_are_said() -> None:
+    bundle, network = made()
+    plain = cine(blob=False).pixels[:, 25]
+    lettered = np.array(plain)
+    with_text = Image.fromarray(lettered[0].astype(np.uint8))
+    ImageDraw.Draw(with_text).text((20, 8), "DEMO 12 cm", fill=255, font_size=14)
+    lettered[0] = np.asarray(with_text, np.float32)
+    for pixels, said in ((plain, False), (lettered, True)):
+        volume = Volume(pixels, "HW", image_affine(), "US", calibrated=False)
+        study = Study("0123456789ab", "picture", "c" * 64, volume)
+        prepared = prepare(volume, SPEC.preparation)
+        prediction, explanations = explain_study(bundle, network, study, prepared, ExplainOptions(force=True))
+        reports = assess_study(bundle, network, study, prepared, prediction, explanations, ExplainOptions(), None)
+        assert any("letters or marks cover" in reason for reason in reports[0].reasons) is said
