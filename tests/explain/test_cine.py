@@ -224,11 +224,11 @@ def test_a_doubt_limits_what_was_supported_and_withholds_nothing_more() -> None:
 
 def test_letters_over_a_still_are_said() -> None:
     bundle, network = made()
-    plain = cine(blob=False).pixels[:, 25]
-    lettered = np.array(plain)
-    with_text = Image.fromarray(lettered[0].astype(np.uint8))
-    ImageDraw.Draw(with_text).text((20, 8), "DEMO 12 cm", fill=255, font_size=14)
-    lettered[0] = np.asarray(with_text, np.float32)
+    rng = np.random.default_rng(2)
+    plain = np.clip(80 + 12 * rng.standard_normal((1, 300, 400)), 0, 200).astype(np.float32)
+    picture = Image.fromarray(plain[0].astype(np.uint8))
+    ImageDraw.Draw(picture).text((120, 40), "DEMO LUNG 12 cm", fill=255, font_size=24)
+    lettered = np.asarray(picture, np.float32)[None]
     for pixels, said in ((plain, False), (lettered, True)):
         volume = Volume(pixels, "HW", image_affine(), "US", calibrated=False)
         study = Study("0123456789ab", "picture", "c" * 64, volume)
