@@ -264,6 +264,7 @@ def _card(
     of_source: dict[str, set[str]] = {}
     for recording in used:
         of_source.setdefault(recording.source_group, set()).add(recording.label)
+    covid = len({r.patient for r in used if (r.label, r.kind) == ("covid", "video")})
     single = sum(len(labels) == 1 for labels in of_source.values())
     return Card(
         name=NAME,
@@ -288,11 +289,12 @@ def _card(
         "videos by the mean probability of their frames. Intervals by bootstrap over patients. "
         "Tables by fold, source and finding: docs/lung_us.md.",
         limits=(
+            "COVID-19 of a new patient is mostly missed: sensitivity "
+            f"{scores.videos['mean'].pooled['sensitivity_covid']} over {kinds['covid', 'video']} clips of {covid} patients.",
             f"Source and class are confounded: {single} of {len(of_source)} sources hold one class only, so that a "
             "network can tell clinics and devices apart instead of diseases. No score here excludes that.",
             f"{scores.patients} patients are few; the intervals are wide, and those of COVID-19 widest.",
-            "Classes are what the publishers of the clips stated; there is no follow-up, and healthy clips of "
-            "volunteers and of patients are mixed.",
+            "Classes are what the publishers of the recordings stated; there is no follow-up.",
             "Convex probes only; linear probes were not tried. Viral pneumonia other than COVID-19 has no answer.",
             "What is outside the central square of a picture is not seen.",
             "Each kind of non-ultrasound picture that is declined was held out as a whole, but only a handful of kinds "
