@@ -265,6 +265,10 @@ def _card(
     for recording in used:
         of_source.setdefault(recording.source_group, set()).add(recording.label)
     covid = len({r.patient for r in used if (r.label, r.kind) == ("covid", "video")})
+    missed = (
+        f"COVID-19 of a new patient is mostly missed: sensitivity {scores.videos['mean'].pooled['sensitivity_covid']} "
+        f"over {kinds['covid', 'video']} clips of {covid} patients."
+    )
     single = sum(len(labels) == 1 for labels in of_source.values())
     return Card(
         name=NAME,
@@ -289,8 +293,7 @@ def _card(
         "videos by the mean probability of their frames. Intervals by bootstrap over patients. "
         "Tables by fold, source and finding: docs/lung_us.md.",
         limits=(
-            "COVID-19 of a new patient is mostly missed: sensitivity "
-            f"{scores.videos['mean'].pooled['sensitivity_covid']} over {kinds['covid', 'video']} clips of {covid} patients.",
+            missed,
             f"Source and class are confounded: {single} of {len(of_source)} sources hold one class only, so that a "
             "network can tell clinics and devices apart instead of diseases. No score here excludes that.",
             f"{scores.patients} patients are few; the intervals are wide, and those of COVID-19 widest.",

@@ -195,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m medxai.learn.lung_us.peaks", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the open data sets")
     parser.add_argument("--work", type=Path, default=Path(".training/lung_us"), help="as in training")
+    parser.add_argument("--every", type=int, default=1, help="step between the frames that are taken")
     options = parser.parse_args(arguments)
     started = time.monotonic()
 
@@ -207,7 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     width = np.load(next(run.glob("fold*/predictions.npz")))["logits"].shape[1]
     negatives = read_negatives(options.data) if width > len(CLASSES) else ()
     recordings = (*read_recordings(options.data), *negatives)
-    print(f"{measure_held_out(run, options.data, recordings, FOLDER, find_peaks, say)} recordings; {run}")
+    count = measure_held_out(run, options.data, recordings, FOLDER, find_peaks, say, options.every)
+    print(f"{count} recordings; {run}")
     return 0
 
 
