@@ -78,6 +78,10 @@ class GenesisClassifier(nn.Module):
         for layer in (first, self.classifier):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
+        for module in self.modules():
+            # Without it, signals die out over eight layers where statistics are not trained.
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def encode(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the features ``[N, 512, T/8, H/8, W/8]`` of the deepest level."""

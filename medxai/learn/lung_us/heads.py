@@ -133,14 +133,11 @@ def cut_resnet(network: ResNet18Us) -> CutNetwork:
     return CutNetwork(network, trunk, tail, RESNET_SPEC)
 
 
-def cut_genesis(network: GenesisClassifier, *, pretrained: bool) -> CutNetwork:
-    """Cut behind the encoder when it is pretrained, as published; before it when it has to learn from nothing."""
-    encoder = _Encoder(network)
+def cut_genesis(network: GenesisClassifier) -> CutNetwork:
+    """Cut behind the encoder, which stays as it is, as published; features ``[N, 512, 4, 8, 8]``."""
+    freeze_encoder(network)
     tail = nn.Sequential(network.head, network.classifier)
-    if pretrained:
-        freeze_encoder(network)
-        return CutNetwork(network, encoder, tail, CLIP_SPEC, "clip")
-    return CutNetwork(network, nn.Identity(), nn.Sequential(encoder, tail), CLIP_SPEC, "clip")
+    return CutNetwork(network, _Encoder(network), tail, CLIP_SPEC, "clip")
 
 
 def fresh_network(
@@ -152,8 +149,7 @@ def fresh_network(
         name: key of `NETWORKS`.
         num_classes: number of logits.
         weights: file of ImageNet weights of VGG-16 or ResNet-18, None looks into torch's cache; or of Models Genesis.
-        random_start: without them. The trunk of a frame network is then frozen noise, good for timings and tests
-            only; the video network trains as a whole.
+        random_start: without them. The trunk is then frozen noise: a floor to compare with, and good for timings.
         seed: of the untrained parts.
 
     Raises:
@@ -202,7 +198,7 @@ def _genesis(num_classes: int, weights: Path | None, random_start: bool) -> CutN
             )
             raise BundleError(msg)
         load_genesis(network, read_genesis(weights))
-    return cut_genesis(network, pretrained=not random_start)
+    return cut_genesis(network)
 
 
 #: Networks by name: ``(num_classes, weights, random_start) -> CutNetwork``.
