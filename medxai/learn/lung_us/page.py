@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from medxai.learn.lung_us.cohort import CLASSES
+from medxai.learn.lung_us.cohort import CLASSES, UNINFORMATIVE
 from medxai.learn.lung_us.evidence import Evidence, Leak, NetworkEvidence, Repeated, Shipped
 from medxai.learn.lung_us.metrics import Spread
 from medxai.learn.lung_us.protocol import KEPT, Level, NetworkScores, accuracy_at
@@ -343,7 +343,11 @@ def _shipped(found: Shipped) -> Iterable[str]:
     yield "kept features in float16, and inference crops while it resamples)."
     yield ""
     if found.elsewhere:
-        yield "Ultrasound that is of no lung, from a folder that no training reads:"
+        declined = sum(label == UNINFORMATIVE for label, _ in found.elsewhere.values())
+        yield f"Other ultrasound, from a folder that no training reads; {declined} of {len(found.elsewhere)} declined."
+        yield "Of"
+        yield "ultrasound, only that of the breast was learnt as something else; what a network never saw it may"
+        yield "call a disease:"
         yield ""
         for name, (label, probability) in found.elsewhere.items():
             yield f"- {name}: {label} ({probability:.2f})"
