@@ -123,9 +123,15 @@ def difference(guided: npt.ArrayLike, plain: npt.ArrayLike, groups: Sequence[str
     """
     gap = np.asarray(guided, np.float64) - np.asarray(plain, np.float64)
     known = np.flatnonzero(np.isfinite(gap))
-    names = [str(i) for i in range(len(gap))] if groups is None else list(groups)
-    return bootstrap(lambda _labels, v: float(v.astype(float).mean()), np.zeros(len(known)), gap[known, None],
-                     [names[i] for i in known])  # fmt: skip
+    if groups is not None:
+        mean = lambda _labels, v: float(v.astype(float).mean())  # noqa: E731
+        return bootstrap(mean, np.zeros(len(known)), gap[known, None], [groups[i] for i in known.tolist()])
+    values, n = gap[known], len(known)
+    if not n:
+        return Interval(float("nan"), float("nan"), float("nan"), 0, 0)
+    drawn = values[np.random.default_rng(0).integers(0, n, (2000, n))].mean(1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Interval(float(values.mean()), float(low), float(high), n, n)
 
 
 def suspicions(plain: Outcome, guided: Outcome) -> tuple[str, ...]:

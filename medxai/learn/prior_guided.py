@@ -205,8 +205,8 @@ def _usable(prior: torch.Tensor) -> bool:
 def to_grid(prior: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Resize one map ``[*P]`` or several ``[n, *P]`` to `size`, linear per axis, within their old range.
 
-    Antialiased where they shrink. Cell centres stay where they are (``align_corners=False``). In two dimensions this is PyTorch's
-    ``interpolate(mode="bilinear", antialias=True)``, which has no counterpart in three.
+    Antialiased where they shrink. Cell centres stay where they are (``align_corners=False``). In two dimensions this is
+    PyTorch's ``interpolate(mode="bilinear", antialias=True)``, which has no counterpart in three.
     """
     out, axes = prior, tuple(range(-len(size), 0))
     for axis, length in zip(axes, size, strict=True):
