@@ -126,7 +126,7 @@ def cine(server: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Shown:
     steps = {
         "decisive": Step("S:9300", "", index=1, coloured=True),
         "other": Step("S:9300", "", index=4),
-        "structured_report": Step("SR ", "", pixel=(21, 28), drawn=True),
+        "cine_report": Step("SR ", "", pixel=(21, 28), drawn=True),
     }
     return show(build.us_case(cine=True), steps, tmp_path_factory.mktemp("CINE"), server)
 
@@ -248,8 +248,8 @@ def test_cine(cine: Shown) -> None:
         coloured[name] = float((inside.max(-1) - inside.min(-1) > 40).mean())
     assert coloured["decisive"] > 0.05
     assert coloured["other"] < 0.02  # the viewer's own letters
-    check(cine, "structured_report", outlined)
-    report = cine.shots["structured_report"]
+    check(cine, "cine_report", outlined)
+    report = cine.shots["cine_report"]
     assert report is not None
     assert report["slice"] == 1
 
