@@ -247,7 +247,8 @@ def _calibration(main: str, scores: NetworkScores) -> Iterable[str]:
 def _repeated(found: Repeated) -> Iterable[str]:
     yield f"## Confidence by asking again ({found.network})"
     yield ""
-    yield f"{found.frames} of {found.of} held-out lung frames (evenly spaced), ten passes with changed pictures"
+    yield f"{found.frames} of {found.of} held-out lung frames (every one, third or sixth of a recording),"
+    yield "ten passes with changed pictures"
     yield "(aleatoric: flip left to"
     yield "right, rotation by 10 degrees, shift by a tenth) and ten with dropout (epistemic; one layer of"
     yield "p = 0.2 in front"
