@@ -91,8 +91,9 @@ _LINES_HEAD = """
 
 Frames of the protocol, of those recordings, in the order of the table, that the priors were made of so far (stills come
 first within a class; 137 recordings in all). There is no annotation to compare with; a frame without a line has no
-prior and is trained as ever. On a sheet of 48 recordings the line was judged by eye only, while the detector was made: it fails most where an
-effusion or a large consolidation leaves no bright line, and where a layer of the wall is brighter than the pleura.
+prior and is trained as ever. On a sheet of 48 recordings the line was judged by eye only, while the detector was made:
+it fails most where an effusion or a large consolidation leaves no bright line, and where a layer of the wall is
+brighter than the pleura.
 
 | class | frames with a line | frames | recordings |
 |---|---|---|---|
