@@ -168,12 +168,8 @@ def _vgg_cam(num_classes: int, weights: Path | None, random_start: bool) -> CutN
 
 
 def _vgg_base(num_classes: int, weights: Path | None, random_start: bool) -> CutNetwork:
-    # Both heads stand on the same trunk without weights, too, so that they alone make the difference.
-    same = VggCam(num_classes).features if random_start else None
     network = VggBase(num_classes)
-    if same is not None:
-        network.features.load_state_dict(same.state_dict())
-    else:
+    if not random_start:
         load_imagenet(network, imagenet_state(weights))
     return cut_vgg(network)
 
