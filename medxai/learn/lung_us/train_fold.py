@@ -268,7 +268,7 @@ def _in_bfloat16(tail: nn.Module) -> None:
             logits: torch.Tensor = plain(features)
         return logits.float()
 
-    tail.forward = forward  # type: ignore[method-assign]
+    tail.forward = forward
 
 
 def _sides(
