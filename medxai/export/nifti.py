@@ -22,12 +22,12 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def applies(result: Result) -> str | None:
-    """Return None for images with a place in millimetres, otherwise the reason why not."""
+    """Return None for cines and for images with a place in millimetres, otherwise the reason why not."""
     volume = result.study.volume
     if is_slide(volume):
         return "NIfTI states a place in a scanner, and a whole slide has one on the glass"
     if volume.axes == "THW":
-        return "a cine has time as its third axis, which a spatial NIfTI would misplace"
+        return None
     if not volume.calibrated:
         return "the image has no spacing in millimetres"
     if not volume.affine[:3, 1].any() or not volume.affine[:3, 2].any():
@@ -40,7 +40,8 @@ def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
 
     The first two are normalised by neither maximum nor slice: they hold the map's own values, so that studies can be
     compared. The raw map is signed. Of slices that are no regular grid, which NIfTI cannot describe, the original grid
-    is the straight one through them.
+    is the straight one through them. Maps of a cine have time as the fourth axis and one slice; without a calibration
+    their sizes are in pixels and the affine is unknown (code 0).
     """
     paths, stack = [], result.study.volume.stack
     for explanation in chosen(result, options):
@@ -55,8 +56,14 @@ def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
             ("input", explanation.input_map, explanation.input_affine, "input grid"),
             ("raw", raw, raw_affine, "layer grid, signed"),
         )
+        volume = result.study.volume
         for suffix, values, affine, text in grids:
-            data = encode(values, affine, f"{note}, {text}")
+            if volume.axes == "THW":
+                frames = values if suffix != "raw" else explanation.raw.reshape(-1, *explanation.raw.shape[-2:])
+                known = affine if volume.calibrated and suffix != "raw" else None
+                data = encode(np.moveaxis(frames, 0, -1)[None], known, f"{note}, {text}", volume.frame_seconds)
+            else:
+                data = encode(values, affine, f"{note}, {text}")
             paths.append(write_bytes(folder / f"{name}_{suffix}.nii.gz", data))
     return paths
 
@@ -81,13 +88,14 @@ def raw_grid(explanation: Explanation) -> tuple[npt.NDArray[np.float32], Affine 
     return raw[0], np.asarray(explanation.input_affine @ scale, dtype=np.float64)
 
 
-def encode(values: npt.NDArray[np.float32], affine: Affine | None, note: str) -> bytes:
+def encode(values: npt.NDArray[np.float32], affine: Affine | None, note: str, seconds: float | None = None) -> bytes:
     """Return a gzipped NIfTI-1 file as bytes, the same for the same content.
 
     Args:
         values: ``[D, H, W]``, ``[H, W]`` (becomes one slice) or ``[D, H, W, n]``.
         affine: index ``(d, h, w)`` -> LPS mm; None writes an identity with codes 0 (unknown).
         note: up to 79 ASCII characters for ``descrip``.
+        seconds: between the entries of the fourth axis, where that is time.
 
     Returns:
         Axes in the order x, y, z (the array transposed), affine in RAS mm as both sform and qform with code 1
@@ -103,7 +111,9 @@ def encode(values: npt.NDArray[np.float32], affine: Affine | None, note: str) ->
     code = 0 if ras is None else 1
     image.set_sform(ras, code)
     image.set_qform(ras, code)
-    image.header.set_xyzt_units("mm")
+    image.header.set_xyzt_units("mm", "sec" if seconds else None)
+    if seconds:
+        image.header.set_zooms((*image.header.get_zooms()[:3], seconds))
     image.header["descrip"] = ascii_text(note, 79).encode()
     top = float(array.max(initial=0.0))
     image.header["cal_min"], image.header["cal_max"] = min(0.0, float(array.min(initial=0.0))), top

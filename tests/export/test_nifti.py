@@ -66,8 +66,21 @@ def test_a_calibrated_still_becomes_one_slice(tmp_path):
     np.testing.assert_allclose(image.header.get_zooms()[:2], (0.2, 0.3), atol=1e-6)
 
 
-def test_it_does_not_apply_to_time_or_to_unknown_sizes():
-    assert "time" in (nifti.applies(build.us_case(cine=True).result) or "")
+def test_a_cine_has_time_as_its_fourth_axis(tmp_path):
+    result = build.us_case(cine=True).result
+    explanation = result.explanations[0]
+    image = nibabel.load(paths_of(result, tmp_path, "original")[0])
+    assert image.shape == (61, 45, 1, 5)
+    np.testing.assert_allclose(image.header.get_zooms(), (0.2, 0.3, 1, 0.04), atol=1e-6)
+    assert image.header.get_xyzt_units() == ("mm", "sec")
+    np.testing.assert_array_equal(np.asarray(image.dataobj)[:, :, 0].transpose(2, 1, 0), explanation.map)
+    volume = replace(result.study.volume, calibrated=False)
+    unknown = replace(result, study=replace(result.study, volume=volume))
+    image = nibabel.load(paths_of(unknown, tmp_path / "u", "original")[0])
+    assert (image.header["sform_code"], image.header["qform_code"]) == (0, 0)
+
+
+def test_it_does_not_apply_to_unknown_sizes():
     result = build.us_case(cine=False).result
     volume = replace(result.study.volume, calibrated=False)
     assert "millimetres" in (nifti.applies(replace(result, study=replace(result.study, volume=volume))) or "")
