@@ -44,7 +44,7 @@ _OF_SOURCE = {
     "RescaleIntercept", "RescaleSlope", "RescaleType", "WindowCenter", "WindowWidth", "FrameTime", "PixelSpacing",
     "ImageOrientationPatient", "PixelPaddingValue", "LossyImageCompression", "SliceThickness", "SpacingBetweenSlices",
 }  # fmt: skip
-_NOT_DICOM = ("nifti", "picture", "page")
+_NOT_DICOM = ("nifti", "picture", "movie", "page")
 #: What settings decide.
 _CONFIGURED = {"SeriesNumber", "ContentQualification"}
 _TITLES = {
