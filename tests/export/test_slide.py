@@ -22,7 +22,7 @@ from tests.tools import dicom_errors, require_data
 Floats = npt.NDArray[np.float64]
 TURN = np.radians(25.0)
 TURNED = (-np.sin(TURN), -np.cos(TURN), 0.0, -np.cos(TURN), np.sin(TURN), 0.0)
-NOT_OF_SLIDES = {"fractional_segmentation", "volumetric_report", "presentation_state", "nifti"}
+NOT_OF_SLIDES = {"movie", "fractional_segmentation", "volumetric_report", "presentation_state", "nifti"}
 
 
 @pytest.fixture(scope="module", params=["full", "turned"])

