@@ -22,7 +22,7 @@ PIP := $(BIN)/python -m pip install -q --no-compile
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.core ## explain phantom studies end to end and print where the results are
+demo: $(VENV)/.core $(if $(MEDXAI_DATA),$(VENV)/.video) ## explain phantom studies end to end and print where the results are
 	$(BIN)/python -m sample_cases.demo
 
 test: $(VENV)/.dev $(VENV)/.apt $(if $(MEDXAI_SLOW),$(VENV)/.browser) lint ## lint and run the tests (MEDXAI_DATA=... adds the real images)
@@ -61,6 +61,11 @@ $(VENV)/.core: constraints.txt pyproject.toml | $(VENV)/bin/python
 	@sed '/^# dev/,$$d' constraints.txt > $(VENV)/core.txt
 	@$(PIP) --no-deps -r $(VENV)/core.txt 2> >(grep -v "is ignored: it is neither" >&2)
 	@$(PIP) --no-deps --no-build-isolation -e . 2> >(grep -v "is ignored: it is neither" >&2)
+	@touch $@
+
+# PyAV, for clips of ultrasound; not in the core, since its wheels carry GPL encoders that nothing here uses.
+$(VENV)/.video: $(VENV)/.core
+	@$(PIP) --no-deps $$(grep '^av==' constraints.txt) 2> >(grep -v "is ignored: it is neither" >&2)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core

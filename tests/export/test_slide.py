@@ -161,7 +161,7 @@ def test_every_format_at_once(case: Case, tmp_path: Path) -> None:
     options = ExportOptions(formats=ROLES)
     reasons = skipped(case.result, options)
     assert set(reasons) == NOT_OF_SLIDES
-    assert all("slide" in reason for reason in reasons.values())
+    assert all("slide" in reason for role, reason in reasons.items() if role != "movie")
     outputs = export_all(case.result, tmp_path / "run", options)
     assert {output.role for output in outputs} == set(ROLES) - NOT_OF_SLIDES
     for output in outputs:
