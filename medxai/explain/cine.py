@@ -24,8 +24,6 @@ AT_LEAST = 5
 _AROUND = 4
 #: Share of declined frames from which a cine is worth a warning.
 DECLINED = 0.25
-#: Physical units code of centimetres (PS3.3 C.8.5.5.1.15).
-_CENTIMETRE = 3
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,8 @@ def cine_evidence(volume: Volume, prediction: Prediction, explanation: Explanati
     if p is None or len(p) != volume.shape[0]:
         return None
     decisive = decisive_frames(p[:, explanation.class_index])
-    values = explanation.normalised()
-    peaks = [_peak(volume, values[frame], frame) for frame in decisive if values[frame].any()]
+    top = float(explanation.map.max(initial=0.0))
+    peaks = [_peak(volume, explanation.map[t], t, top) for t in decisive if explanation.map[t].any()]
     chosen = p.argmax(axis=1)
     declined = prediction.reject in prediction.labels and (chosen == prediction.labels.index(prediction.reject or ""))
     votes = np.bincount(chosen, minlength=p.shape[1]).astype(np.int64)
@@ -115,30 +113,22 @@ def refined_peak(values: npt.NDArray[Any]) -> tuple[int, int]:
     """Return row and column of the largest mean of 3 x 3 pixels within 4 pixels of the maximum of ``[H, W]``."""
     row, column = (int(v) for v in np.unravel_index(int(values.argmax()), values.shape))
     top, left = max(0, row - _AROUND), max(0, column - _AROUND)
-    part = values[top : row + _AROUND + 1, left : column + _AROUND + 1].astype(np.float64)
-    means = ndimage.uniform_filter(part, 3, mode="nearest")
-    near_row, near_column = np.unravel_index(int(means.argmax()), means.shape)
-    return top + int(near_row), left + int(near_column)
+    # A pixel more on every side, where there is one, so that means at the edge of the part are those of the map.
+    above, before = min(top, 1), min(left, 1)
+    part = values[top - above : row + _AROUND + 2, left - before : column + _AROUND + 2].astype(np.float64)
+    size = min(row + _AROUND + 1, values.shape[0]) - top, min(column + _AROUND + 1, values.shape[1]) - left
+    means = ndimage.uniform_filter(part, 3, mode="nearest")[above : above + size[0], before : before + size[1]]
+    down, right = np.unravel_index(int(means.argmax()), means.shape)
+    return top + int(down), left + int(right)
 
 
-def _peak(volume: Volume, values: FloatArray, frame: int) -> FramePeak:
+def _peak(volume: Volume, values: FloatArray, frame: int, largest: float) -> FramePeak:
     row, column = refined_peak(values)
     depth = across = None
     if volume.calibrated:
-        top, left = _region_origin(volume)
+        from medxai.ingest.ultrasound import calibrated_region
+
+        region = next((calibrated_region(header) for header in volume.source[:1]), None)
+        top, left = (0, 0) if region is None else (int(region.RegionLocationMinY0), int(region.RegionLocationMinX0))
         depth, across = (row - top) * volume.spacing[1], (column - left) * volume.spacing[2]
-    return FramePeak(frame, row, column, float(values[row, column]), depth, across)
-
-
-def _region_origin(volume: Volume) -> tuple[int, int]:
-    """Upper row and left column of the largest region in centimetres, else of the picture."""
-    best = (0, 0, 0)
-    for header in volume.source[:1]:
-        for region in header.get("SequenceOfUltrasoundRegions", []):
-            units = (region.get("PhysicalUnitsXDirection", 0), region.get("PhysicalUnitsYDirection", 0))
-            if units != (_CENTIMETRE, _CENTIMETRE):
-                continue
-            top, left = int(region.RegionLocationMinY0), int(region.RegionLocationMinX0)
-            area = (int(region.RegionLocationMaxY1) - top) * (int(region.RegionLocationMaxX1) - left)
-            best = max(best, (area, top, left))
-    return best[1], best[2]
+    return FramePeak(frame, row, column, float(values[row, column]) / largest, depth, across)

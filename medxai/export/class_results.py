@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from medxai.explain.cine import cine_evidence
-from medxai.export.naming import ascii_text
-from medxai.export.reporting import LONGEST_TEXT, private, report_algorithm, words
+from medxai.export.reporting import private, report_algorithm, words
 from medxai.export.tracking import tracking
 from medxai.settings import ExportOptions
 from medxai.study import Result
@@ -58,7 +57,7 @@ def class_results(result: Result, options: ExportOptions) -> Iterator[Measuremen
             ),
             source_images=[SourceImageForMeasurementGroup(s.SOPClassUID, s.SOPInstanceUID) for s in sources],
         )
-        text = ascii_text(words(label, f"class {index}"), LONGEST_TEXT)
+        text = words(label, f"class {index}")
         kind = codes.DCM.Comment if index != prediction.index else private("decided")
         group[0].ContentSequence.append(
             TextContentItem(name=kind, value=text, relationship_type=RelationshipTypeValues.CONTAINS)

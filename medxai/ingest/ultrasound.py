@@ -73,7 +73,19 @@ def read_image(path: Path, study: str) -> tuple[Volume, tuple[str, ...]]:
 
 def _spacing(header: Dataset) -> tuple[float, float] | None:
     """Mm between rows and between columns, or None."""
-    best: tuple[float, tuple[float, float]] | None = None
+    region = calibrated_region(header)
+    if region is not None:
+        return abs(float(region.PhysicalDeltaY)) * 10, abs(float(region.PhysicalDeltaX)) * 10
+    for name in ("PixelSpacing", "ImagerPixelSpacing"):
+        value = header.get(name, None)
+        if value and all(float(v) > 0 for v in value):
+            return float(value[0]), float(value[1])
+    return None
+
+
+def calibrated_region(header: Dataset) -> Dataset | None:
+    """Return the largest ultrasound region in centimetres both ways (PS3.3 C.8.5.5); None without one."""
+    best: tuple[float, Dataset] | None = None
     for region in header.get("SequenceOfUltrasoundRegions", []):
         units = (region.get("PhysicalUnitsXDirection", 0), region.get("PhysicalUnitsYDirection", 0))
         dx, dy = abs(float(region.get("PhysicalDeltaX", 0))), abs(float(region.get("PhysicalDeltaY", 0)))
@@ -84,14 +96,8 @@ def _spacing(header: Dataset) -> tuple[float, float] | None:
             * (float(region.RegionLocationMaxY1) - float(region.RegionLocationMinY0))
         )
         if best is None or area > best[0]:
-            best = (area, (dy * 10, dx * 10))
-    if best:
-        return best[1]
-    for name in ("PixelSpacing", "ImagerPixelSpacing"):
-        value = header.get(name, None)
-        if value and all(float(v) > 0 for v in value):
-            return float(value[0]), float(value[1])
-    return None
+            best = (area, region)
+    return best[1] if best else None
 
 
 def _frame_seconds(header: Dataset) -> float | None:

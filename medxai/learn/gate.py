@@ -95,25 +95,22 @@ def lung_us_cases(data: Path, work: Path, most: int, say: Say) -> list[Case]:
     Raises:
         SettingsError: the training left no folds.
     """
-    from safetensors.torch import load_file
-
-    from medxai.learn.lung_us.cohort import read_negatives, read_recordings
     from medxai.learn.lung_us.frames import chosen_frames, read_recording
+    from medxai.learn.lung_us.held_out import load_fold, recordings_of
     from medxai.learn.lung_us.runs import PATIENTS, find_runs
-    from medxai.networks.efficientnet_lite import TARGET_LAYER, EfficientNetLite0
+    from medxai.networks.efficientnet_lite import TARGET_LAYER
 
     name = "efficientnet_lite0"
     run = find_runs(work / "lung_us").get((name, PATIENTS))
     if run is None:
         msg = "no folds of lung_us; train with `medxai train lung_us` first"
         raise SettingsError(msg)
-    recordings = (*read_recordings(data), *read_negatives(data))
+    recordings = recordings_of(run, data)
     bundle = load_bundle("lung_us", AllowList.of(SHIPPED / "lung_us"))
     cases: list[Case] = []
     for folder in sorted(run.glob("fold*")):
         predicted = np.load(folder / "predictions.npz")
-        network = EfficientNetLite0(predicted["logits"].shape[1], image_size=bundle.spec.preparation.window[0]).eval()
-        network.load_state_dict(load_file(folder / "network.safetensors"))
+        network = load_fold(folder, name, predicted["logits"].shape[1]).network
         network.requires_grad_(requires_grad=False)
         lungs = predicted["recording"][(predicted["labels"] >= 0) & (predicted["labels"] < len(CLASSES))]
         mine = np.unique(lungs)

@@ -79,6 +79,7 @@ def cine(*, blob: bool = True, level: float = 80.0) -> Volume:
         pixels[:, *BLOB] = 250
     region = Dataset()
     region.PhysicalUnitsXDirection = region.PhysicalUnitsYDirection = 3
+    region.PhysicalDeltaX, region.PhysicalDeltaY = 0.04, 0.05
     region.RegionLocationMinX0, region.RegionLocationMinY0 = 4, 6
     region.RegionLocationMaxX1, region.RegionLocationMaxY1 = COLUMNS - 1, ROWS - 1
     header = Dataset()

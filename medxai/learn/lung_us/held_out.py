@@ -13,7 +13,7 @@ import torch
 
 from medxai.errors import SettingsError
 from medxai.files import atomic_path
-from medxai.learn.lung_us.cohort import CLASSES, Recording, class_indices
+from medxai.learn.lung_us.cohort import CLASSES, Recording, class_indices, read_negatives, read_recordings
 from medxai.learn.lung_us.features import Say
 from medxai.learn.lung_us.folds import APART
 from medxai.learn.lung_us.frames import chosen_frames, prepared_frames, read_recording
@@ -44,6 +44,12 @@ class HeldOut:
     frames: torch.Tensor
     places: tuple[int, ...]
     pixels: tuple[int, int]
+
+
+def recordings_of(run: Path, data: Path) -> tuple[Recording, ...]:
+    """Return what a run was trained on, in its order: lungs, and negatives if it has an output for them."""
+    width = np.load(next(run.glob("fold*/predictions.npz")))["logits"].shape[1]
+    return (*read_recordings(data), *(read_negatives(data) if width > len(CLASSES) else ()))
 
 
 def load_fold(folder: Path, name: str, num_classes: int) -> CutNetwork:

@@ -17,13 +17,13 @@ from medxai.errors import SettingsError
 from medxai.learn.card import Card
 from medxai.learn.cohort_table import CohortRow, write_table
 from medxai.learn.lung_us.bundle import LABELS, block
-from medxai.learn.lung_us.cohort import CLASSES, Recording, read_negatives, read_recordings
+from medxai.learn.lung_us.cohort import CLASSES, Recording
 from medxai.learn.lung_us.frames import central_square, chosen_frames, read_recording
 from medxai.learn.lung_us.heads import LITE_SPEC
+from medxai.learn.lung_us.held_out import load_fold, recordings_of
 from medxai.learn.lung_us.pleura import find_pleura
 from medxai.learn.lung_us.pleura_priors import lung_region
 from medxai.learn.lung_us.runs import PATIENTS, find_runs
-from medxai.networks.efficientnet_lite import EfficientNetLite0
 from medxai.predict.write import write_bundle
 
 #: Folds that are used.
@@ -44,18 +44,15 @@ def train(data: Path, work: Path, say: Callable[[str], None]) -> list[Path]:
     Raises:
         SettingsError: nothing was trained yet.
     """
-    from safetensors.torch import load_file
-
     run = find_runs(work.parent / "lung_us").get(("efficientnet_lite0", PATIENTS))
     if run is None:
         msg = "no folds of lung_us; train with `medxai train lung_us` first"
         raise SettingsError(msg)
-    recordings = (*read_recordings(data), *read_negatives(data))
+    recordings = recordings_of(run, data)
     folders = []
     for number in range(USED):
         predicted = np.load(run / f"fold{number}" / "predictions.npz")
-        network = EfficientNetLite0(len(LABELS), image_size=LITE_SPEC.window[0])
-        network.load_state_dict(load_file(run / f"fold{number}" / "network.safetensors"))
+        network = load_fold(run / f"fold{number}", "efficientnet_lite0", len(LABELS)).network
         folder = work / "lung_us" / f"fold{number}"
         spec = block(float(predicted["temperature"]))
         card = _card(number)
@@ -66,7 +63,7 @@ def train(data: Path, work: Path, say: Callable[[str], None]) -> list[Path]:
                 "num_classes": len(LABELS),
                 "image_size": LITE_SPEC.window[0],
             },
-            network=network.eval(),
+            network=network,
             metadata=card.metadata(spec, task="Lung ultrasound classification"),
             card=card.markdown(spec),
             licence="CC-BY-NC-4.0\n",

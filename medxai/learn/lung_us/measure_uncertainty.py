@@ -21,8 +21,7 @@ from torch import nn
 from medxai.errors import SettingsError
 from medxai.identity import sha256_text
 from medxai.learn.breast_us import Tail
-from medxai.learn.lung_us.cohort import CLASSES, read_negatives, read_recordings
-from medxai.learn.lung_us.held_out import HeldOut, measure_held_out, measured
+from medxai.learn.lung_us.held_out import HeldOut, measure_held_out, measured, recordings_of
 from medxai.learn.lung_us.runs import PATIENTS, FrameTable, find_runs
 from medxai.predict.confidence import Belief, augmented_passes, believe, dropout_passes, prepared_fill
 
@@ -101,16 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = find_runs(options.work).get((options.network, PATIENTS))
     if run is None:
         parser.error(f"{options.network} has no finished fold below {options.work}")
-    recordings = (*read_recordings(options.data), *_negatives(run, options.data))
+    recordings = recordings_of(run, options.data)
     count = measure_held_out(run, options.data, recordings, FOLDER, repeated, say, options.every)
     print(f"{count} recordings asked again; {run}")
     return 0
-
-
-def _negatives(run: Path, data: Path) -> tuple[Any, ...]:
-    """Negatives, if the run has an output for them."""
-    width = np.load(next(run.glob("fold*/predictions.npz")))["logits"].shape[1]
-    return read_negatives(data) if width > len(CLASSES) else ()
 
 
 if __name__ == "__main__":

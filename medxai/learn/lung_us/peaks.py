@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage
 from scipy.stats import mannwhitneyu
 
+from medxai.explain.cine import refined_peak
 from medxai.explain.engine import explain
 from medxai.files import write_text
-from medxai.learn.lung_us.cohort import CLASSES, UNINFORMATIVE, Recording, read_negatives, read_recordings
+from medxai.learn.lung_us.cohort import CLASSES, UNINFORMATIVE, Recording
 from medxai.learn.lung_us.frames import SIZE
-from medxai.learn.lung_us.held_out import HeldOut, measure_held_out, measured
+from medxai.learn.lung_us.held_out import HeldOut, measure_held_out, measured, recordings_of
 from medxai.learn.lung_us.runs import PATIENTS, find_runs
 from medxai.learn.metrics import Interval
 from medxai.networks.efficientnet_lite import TARGET_LAYER
@@ -82,17 +82,6 @@ class DepthComparison:
     present: Interval
     absent: Interval
     p_value: float
-
-
-def refined_peak(values: npt.ArrayLike) -> tuple[int, int]:
-    """Return row and column of the largest 3x3 mean within 9x9 pixels of the maximum of a map ``[H, W]``."""
-    v = np.asarray(values, dtype=np.float64)
-    row, column = np.unravel_index(int(v.argmax()), v.shape)
-    means = ndimage.uniform_filter(v, size=3, mode="nearest")
-    top, left = max(0, int(row) - 4), max(0, int(column) - 4)
-    near = means[top : int(row) + 5, left : int(column) + 5]
-    down, right = np.unravel_index(int(near.argmax()), near.shape)
-    return top + int(down), left + int(right)
 
 
 def stored_depth(row: int, size: tuple[int, int]) -> float:
@@ -205,9 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = find_runs(options.work).get(("efficientnet_lite0", PATIENTS))
     if run is None:
         parser.error(f"efficientnet_lite0 has no finished fold below {options.work}")
-    width = np.load(next(run.glob("fold*/predictions.npz")))["logits"].shape[1]
-    negatives = read_negatives(options.data) if width > len(CLASSES) else ()
-    recordings = (*read_recordings(options.data), *negatives)
+    recordings = recordings_of(run, options.data)
     count = measure_held_out(run, options.data, recordings, FOLDER, find_peaks, say, options.every)
     print(f"{count} recordings; {run}")
     return 0

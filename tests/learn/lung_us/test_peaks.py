@@ -8,11 +8,12 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
+from medxai.explain.cine import refined_peak
 from medxai.learn.lung_us.cohort import CLASSES, FINDINGS, UNINFORMATIVE, Recording
 from medxai.learn.lung_us.heads import CutNetwork, cut_efficientnet
 from medxai.learn.lung_us.held_out import HeldOut
 from medxai.learn.lung_us.measure_uncertainty import repeated
-from medxai.learn.lung_us.peaks import Peak, compare_depths, find_peaks, refined_peak, stored_depth, write_peaks
+from medxai.learn.lung_us.peaks import Peak, compare_depths, find_peaks, stored_depth, write_peaks
 from medxai.networks.efficientnet_lite import EfficientNetLite0
 from medxai.predict.confidence import PASSES, believe, dropout_passes
 
