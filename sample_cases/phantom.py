@@ -7,7 +7,6 @@ optional rotation; the affine maps them to LPS mm.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,7 +102,7 @@ def phantom(
     anatomy = _anatomy(random)
     frame = Frame.centred(shape, spacing, offset_mm)
     hu, lung = _draw_anatomy(frame, anatomy, random)
-    affine = _affine(frame, origin_mm, offset_mm, tilt_degrees)
+    affine = frame.affine(origin_mm, offset_mm, tilt_degrees)
     lesions = tuple(_place_lesion(hu, lung, frame, affine, anatomy, radius_mm, random, i) for i in range(n_lesions))
     hu += smooth_noise(shape, noise_hu, np.random.default_rng([seed, 11]))
     return Phantom(np.maximum(np.rint(hu), -1024.0).astype(np.float32), affine, lesions)
@@ -194,17 +193,3 @@ def _place_lesion(
     index = frame.index_of(centre)
     place = affine @ np.array([*index, 1.0])
     return Lesion(kind, (float(place[0]), float(place[1]), float(place[2])), radius)
-
-
-def _affine(frame: Frame, origin_mm: Sequence[float], offset_mm: Sequence[float], tilt_degrees: float) -> Affine:
-    """Index -> LPS mm; the centre of the grid is at `origin_mm` plus `offset_mm` turned to LPS order."""
-    a, b = np.deg2rad(tilt_degrees), np.deg2rad(tilt_degrees / 2)
-    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    about_y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
-    turned = about_y @ about_x
-    affine = np.eye(4)
-    for column, lps in enumerate((2, 1, 0)):
-        affine[:3, column] = turned[:, lps] * frame.spacing[column]
-    middle = (np.array(frame.shape) - 1) / 2
-    affine[:3, 3] = np.array(origin_mm) + np.array(offset_mm)[::-1] - affine[:3, :3] @ middle
-    return affine

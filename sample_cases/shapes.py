@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,6 +11,8 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
+Affine = npt.NDArray[np.float64]
+Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,24 @@ class Frame:
             for n, step, middle in zip(shape, spacing, centre, strict=True)
         ]
         return cls(shape, spacing, lines[0][:, None, None], lines[1][None, :, None], lines[2][None, None, :])
+
+    def part(self, box: Box) -> Self:
+        """The grid of the voxels in `box`."""
+        z, y, x = self.z[box[0]], self.y[:, box[1]], self.x[:, :, box[2]]
+        return type(self)((z.size, y.size, x.size), self.spacing, z, y, x)
+
+    def affine(self, origin_mm: Sequence[float], offset_mm: Sequence[float], tilt_degrees: float) -> Affine:
+        """Index -> LPS mm; the centre of the grid is at `origin_mm` plus `offset_mm` turned to LPS order."""
+        a, b = np.deg2rad(tilt_degrees), np.deg2rad(tilt_degrees / 2)
+        about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+        about_y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+        turned = about_y @ about_x
+        affine = np.eye(4)
+        for column, lps in enumerate((2, 1, 0)):
+            affine[:3, column] = turned[:, lps] * self.spacing[column]
+        middle = (np.array(self.shape) - 1) / 2
+        affine[:3, 3] = np.array(origin_mm) + np.array(offset_mm)[::-1] - affine[:3, :3] @ middle
+        return affine
 
     def index_of(self, point: Vector) -> Vector:
         """Fractional index ``(d, h, w)`` of a point ``(z, y, x)`` mm."""

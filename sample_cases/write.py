@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -12,11 +13,23 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from medxai.files import atomic_path, write_bytes
 from medxai.identity import derive_uid, sha256_text
-from sample_cases.phantom import Phantom
+from sample_cases.shapes import Affine, FloatArray
 
 #: Fixed date and time: outputs depend on the seed alone.
 _DATE, _TIME = "20240102", "101500"
 _IMPLEMENTATION = derive_uid("sample_cases", "implementation")
+
+
+class Drawn(Protocol):
+    """A phantom or a synthetic CT."""
+
+    @property
+    def hu(self) -> FloatArray:
+        """``[D, H, W]`` whole Hounsfield units."""
+
+    @property
+    def affine(self) -> Affine:
+        """Index ``(d, h, w)`` -> LPS mm."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,7 @@ class SeriesStyle:
     missing: int | None = None
 
 
-def write_dicom(folder: Path, drawn: Phantom, style: SeriesStyle, seed: int) -> str:
+def write_dicom(folder: Path, drawn: Drawn, style: SeriesStyle, seed: int) -> str:
     """Write one series, one file a slice, under names that say nothing of the order.
 
     Args:
@@ -65,7 +78,7 @@ def write_dicom(folder: Path, drawn: Phantom, style: SeriesStyle, seed: int) -> 
     return study_uid
 
 
-def write_nifti(path: Path, drawn: Phantom) -> Path:
+def write_nifti(path: Path, drawn: Drawn) -> Path:
     """Write the phantom as gzipped NIfTI-1: int16, axes (x, y, z), RAS affine as sform and qform."""
     import nibabel
 
@@ -77,7 +90,7 @@ def write_nifti(path: Path, drawn: Phantom) -> Path:
     return write_bytes(path, gzip.compress(image.to_bytes(), mtime=0))
 
 
-def _slice(drawn: Phantom, index: int, style: SeriesStyle, parts: tuple[str, ...]) -> Dataset:
+def _slice(drawn: Drawn, index: int, style: SeriesStyle, parts: tuple[str, ...]) -> Dataset:
     affine = drawn.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     row, column = affine[:3, 2] / spacing[2], affine[:3, 1] / spacing[1]
