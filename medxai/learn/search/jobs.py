@@ -162,7 +162,7 @@ def data(settings: SearchSettings, part: str, say: Say) -> Slabs:
     ]
     cache = settings.output / "data"
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / ".lock").open("w") as stream:
+    with (cache / f".{part}.lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         return synthetic.slabs(n, seed, settings.data.window, settings.data.spacing_mm, cache, say)
 
