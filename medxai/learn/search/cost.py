@@ -83,24 +83,28 @@ def table(kind: Kind, frame: Architecture, shape: Sequence[int], num_classes: in
     """
     empty = CovidNet3d.of(Architecture.uniform(SKIP, frame.size, frame.depth, frame.placement), num_classes).eval()
     cells = torch.zeros(len(plan(frame)), len(OPERATIONS), dtype=torch.float64)
+    known: dict[tuple[int, tuple[int, ...], str], float] = {}
     with torch.inference_mode():
         x = empty.stem(torch.zeros(1, 1, *shape))
         for number, (cell, (_, width, _)) in enumerate(zip(empty.cells, plan(frame), strict=True)):
             x = cell.calibration(x)
             for index, name in enumerate(OPERATIONS):
-                module = operation(name, width).eval()
-                if kind == "macs":
-                    cells[number, index] = 0 if name == SKIP else macs(module, x.shape[2:], width)
-                elif kind == "parameters":
-                    cells[number, index] = parameters(module)
-                else:
-                    cells[number, index] = 0 if name == SKIP else _seconds(module, x, repeats)
+                key = (width, tuple(x.shape[2:]), name)  # cells of a stage are alike
+                if key not in known:
+                    known[key] = 0.0 if name == SKIP else _one(kind, operation(name, width).eval(), x, repeats)
+                cells[number, index] = known[key]
         if kind == "latency":
             fixed = _seconds(empty, torch.zeros(1, 1, *shape), repeats)
         else:
             fixed = float(parameters(empty) if kind == "parameters" else macs(empty, shape))
     whole = fixed + float(cells.amax(1).sum())
     return CostTable(kind, (cells / whole).float(), fixed / whole, whole)
+
+
+def _one(kind: Kind, module: nn.Module, x: Tensor, repeats: int) -> float:
+    if kind == "latency":
+        return _seconds(module, x, repeats)
+    return float(parameters(module) if kind == "parameters" else macs(module, x.shape[2:], x.shape[1]))
 
 
 def _seconds(module: nn.Module, x: Tensor, repeats: int) -> float:

@@ -11,7 +11,17 @@ import numpy.typing as npt
 
 from medxai.files import write_bytes
 from medxai.learn.search.log import Epoch, probabilities
-from medxai.networks.covidnet3d import CELLS, OPERATIONS, Architecture
+from medxai.networks.covidnet3d import (
+    BOTTLENECKS,
+    CELLS,
+    OPERATIONS,
+    SKIP,
+    Architecture,
+    CovidNet3d,
+    operation,
+    parameters,
+    plan,
+)
 
 
 def draw_search(
@@ -65,3 +75,43 @@ def save(figure: object, path: Path) -> None:
     stream = io.BytesIO()
     figure.savefig(stream, dpi=110, metadata={"Software": None})  # type: ignore[attr-defined]
     write_bytes(path, stream.getvalue())
+
+
+def architecture_card(
+    architecture: Architecture,
+    window: Sequence[int],
+    spacing_mm: Sequence[float],
+    chance: npt.NDArray[np.float64] | None = None,
+) -> str:
+    """Markdown: the operation of every cell, what it costs and the grid of its output, in voxels and mm.
+
+    Args:
+        architecture: of a network.
+        window: input size ``(D, H, W)``.
+        spacing_mm: of its voxels.
+        chance: ``[cells, operations]`` probabilities at the end of the search, where it was searched.
+    """
+    network = CovidNet3d.of(architecture, 1)
+    sizes = np.array(window)
+    grid = np.ceil(sizes / 2).astype(int)
+    lines = [
+        "## Architecture",
+        f"CovidNet3D {architecture.size}, strides {architecture.depth}, cells {architecture.placement}, "
+        f"{parameters(network):,} parameters with one logit.",
+        "",
+        f"| cell | stage | width | operation | kernel, expansion | parameters | output grid | cell of a map, mm |"
+        f"{' probability |' if chance is not None else ''}",
+        "|" + "---|" * (8 + (chance is not None)),
+    ]
+    stages = np.repeat(np.arange(1, len(CELLS) + 1), CELLS)
+    for number, ((_, width, stride), name) in enumerate(zip(plan(architecture), architecture.operations, strict=True)):
+        grid = np.ceil(grid / np.array(stride)).astype(int)
+        size = sizes / grid * np.array(spacing_mm)
+        form = "-" if name == SKIP else "{} x {}".format(*BOTTLENECKS[name])
+        cells = [str(number + 1), str(stages[number]), str(width), name, form]
+        cells += [f"{parameters(operation(name, width)):,}", " x ".join(map(str, grid))]
+        cells.append(" x ".join(f"{v:g}" for v in size))
+        if chance is not None:
+            cells.append(f"{chance[number, OPERATIONS.index(name)]:.2f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
