@@ -112,9 +112,31 @@ def train_breast_us(
 
 
 @train_app.command("chest_ct")
-def train_chest_ct(data: Data, out: Target, work: Work = Path(".training"), threads: Threads = 1) -> None:
-    """Chest CT: each patient left out once, then the bundle on all."""
-    _shipped("chest_ct", data, work, out, 5, threads)
+def train_chest_ct(
+    data: Data,
+    out: Target,
+    architecture: Annotated[
+        Path | None, typer.Option("--architecture", "-a", help="JSON of a search [that of the shipped network].")
+    ] = None,
+    work: Work = Path(".training"),
+    threads: Threads = 1,
+) -> None:
+    """Chest CT: a network from its architecture's JSON, on synthetic slabs, then with each patient left out once.
+
+    Kill it at any time; the same command goes on from the last epoch.
+    """
+    import torch
+
+    from medxai.learn.chest_ct.bundle import train
+    from medxai.learn.train import check_and_allow
+    from medxai.networks.covidnet3d import Architecture
+
+    torch.set_num_threads(threads)
+    chosen = None if architecture is None else Architecture.read(architecture)
+    path = train(data, work, out, 3, _teller(), architecture=chosen)
+    if problems := check_and_allow(path, out):
+        raise SettingsError("; ".join(problems), study=path.name)
+    typer.echo(f"bundle {path}")
 
 
 @train_app.command("phantom_ct")
@@ -163,4 +185,24 @@ def validate_lung_us(
     for line in lines:
         typer.echo(line)
     for path in paths:
+        typer.echo(f"  {path}")
+
+
+@validate_app.command("chest_ct")
+def validate_chest_ct(
+    config: Annotated[Path, typer.Option("--config", "-c", help="As of `medxai search chest_ct`.")] = Path(
+        "configs/search_chest_ct.yaml"
+    ),
+    work: Annotated[Path | None, typer.Option(help="Folder of its results [that of the file].")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Gets chest_ct.md, evidence/ and images/.")] = Path(
+        "chest_ct_validation"
+    ),
+) -> None:
+    """Compare what was searched and trained, measure its maps against synthetic truth, write the page."""
+    from medxai.learn.chest_ct.validate import validate
+    from medxai.learn.search.settings import load_search
+    from medxai.session import quiet_libraries
+
+    quiet_libraries()
+    for path in validate(load_search(config, {"output": work} if work else None), out, _teller()):
         typer.echo(f"  {path}")

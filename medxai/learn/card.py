@@ -64,7 +64,8 @@ class Card:
             "| | |",
             "|---|---|",
             f"| labels | {', '.join(spec.labels)}; abnormal: {', '.join(spec.positive) or 'none'} |",
-            f"| input | {size} voxels ({spec.preparation.axes}), {spec.preparation.channels} channel(s), {place} |",
+            f"| input | {size} voxels ({spec.preparation.axes}), {spec.preparation.channels} channel(s), {place}"
+            f"{'; the lungs alone' if spec.preparation.region == 'lungs' else ''} |",
             f"| modality, body part | {', '.join(spec.modalities)}; {', '.join(spec.body_parts)} |",
             f"| layer to explain | `{spec.target_layer}` |",
             f"| fusion of windows | {spec.fusion}{f', temperature {spec.temperature:g}' * (spec.fusion != 'mean')} |",

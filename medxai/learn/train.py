@@ -13,7 +13,13 @@ from medxai.files import write_text
 from medxai.predict.bundle import bundle_sha256, find_bundles
 from medxai.predict.check import verify_bundle
 
-NAMES = ("breast_us", "chest_ct", "phantom_ct")
+#: Module with the recipe of each bundle.
+RECIPES = {
+    "breast_us": "medxai.learn.breast_us",
+    "chest_ct": "medxai.learn.chest_ct.bundle",
+    "phantom_ct": "medxai.learn.phantom_ct",
+}
+NAMES = tuple(RECIPES)
 
 
 def train_bundle(
@@ -36,7 +42,7 @@ def train_bundle(
     import torch
 
     torch.set_num_threads(threads)
-    return check_and_allow(import_module(f"medxai.learn.{name}").train(data, work, out, folds, say), out)
+    return check_and_allow(import_module(RECIPES[name]).train(data, work, out, folds, say), out)
 
 
 def check_and_allow(path: Path, out: Path) -> list[str]:

@@ -284,15 +284,19 @@ class CovidNet3d(nn.Module):
         return logits
 
 
-def initialise(network: nn.Module) -> None:
+def initialise(network: nn.Module, share: float = 0.0) -> None:
     """Random weights: He by what a voxel of the output reads, shortcuts that begin alone, a small classifier.
 
-    A bottleneck beside a shortcut starts as zero (Goyal et al. 2017, arXiv:1706.02677, section 5.1); few steps suffice
+    A bottleneck beside a shortcut starts as zero (Goyal et al. 2017, arXiv:1706.02677, section 5.1): few steps suffice
     to train what is then shallow.
+
+    Args:
+        network: any with cells of this module.
+        share: with which a bottleneck beside a shortcut starts instead.
     """
     for module in network.modules():
         if getattr(module, "shortcut", False):
-            _silence(module)
+            _scale(module, share)
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_in")
             if module.bias is not None:
@@ -302,11 +306,11 @@ def initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _silence(cell: nn.Module) -> None:
-    """Start the bottlenecks of a cell as zero, by the scale of their last normalisation."""
+def _scale(cell: nn.Module, share: float) -> None:
+    """Set the scale of the last normalisation of the bottlenecks of a cell."""
     for module in cell.modules():
         if isinstance(module, InvertedBottleneck3d):
-            nn.init.zeros_(module.layers[-1].weight)  # type: ignore[arg-type]
+            nn.init.constant_(module.layers[-1].weight, share)  # type: ignore[arg-type]
 
 
 def parameters(network: nn.Module) -> int:

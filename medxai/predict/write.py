@@ -14,6 +14,8 @@ from medxai.prepare.spec import AffineIntensity, PreparationSpec, WindowIntensit
 if TYPE_CHECKING:
     from torch import nn
 
+#: Transform for ``region: lungs``.
+LUNGS = "medxai.prepare.monai_lungs.LungsAloned"
 #: Expression that crops an image ``[C, H, W]`` around its centre to the shape of a window.
 _CROP = (
     "lambda image: monai.transforms.CenterSpatialCrop("
@@ -102,6 +104,7 @@ def _transforms(spec: PreparationSpec) -> list[dict[str, Any]]:
             _on_image("LoadImaged"),
             _on_image("EnsureChannelFirstd"),
             _on_image("Orientationd", axcodes="SPL"),
+            *([] if spec.region is None else [{"_target_": LUNGS, "keys": "image", "fill": spec.fill}]),
             _on_image("Spacingd", pixdim=list(spec.spacing_mm or ()), mode="bilinear"),
         ]
     else:

@@ -57,6 +57,8 @@ class PreparationSpec(_Frozen):
         channels: 1 (colour is reduced to luminance) or 3 (grey is repeated).
         intensity: mapping of values.
         fill: value, in source units, of what lies outside the image.
+        region: what of the image is shown to the network; the rest is `fill`. ``lungs`` are those of
+            `medxai.prepare.lungs`, as in data sets whose slices are lung-segmented.
         overlap: overlap of neighbouring windows as a fraction of the window, for larger volumes.
     """
 
@@ -67,6 +69,7 @@ class PreparationSpec(_Frozen):
     channels: Literal[1, 3] = 1
     intensity: Intensity
     fill: float = 0.0
+    region: Literal["lungs"] | None = None
     overlap: Annotated[float, Field(ge=0.0, le=0.9)] = 0.5
 
     @model_validator(mode="after")
@@ -77,6 +80,9 @@ class PreparationSpec(_Frozen):
             raise ValueError(msg)
         if self.axes == "DHW" and self.spacing_mm is None:
             msg = "a 3D network needs spacing_mm"
+            raise ValueError(msg)
+        if self.region is not None and self.axes != "DHW":
+            msg = f"region: {self.region} is found in volumes, axes must be DHW"
             raise ValueError(msg)
         if self.fit == "crop" and self.spacing_mm is not None:
             msg = "fit: crop scales an image to its window, so that it cannot have spacing_mm"

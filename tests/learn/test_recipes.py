@@ -9,7 +9,8 @@ import torch
 
 from medxai.errors import SettingsError
 from medxai.explain.engine import explain
-from medxai.learn import breast_us, chest_ct, phantom_ct
+from medxai.learn import breast_us, phantom_ct
+from medxai.learn.chest_ct import slabs as chest_slabs
 from medxai.learn.peak import peak_mm
 from medxai.networks.densenet3d import STRIDE, TARGET_LAYER
 from medxai.networks.efficientnet_lite import EfficientNetLite0
@@ -80,7 +81,7 @@ def test_absent_data_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="us_breast_busi"):
         breast_us.read_cases(tmp_path)
     with pytest.raises(SettingsError, match="ct_chest_nifti"):
-        chest_ct.read_patients(tmp_path)
+        chest_slabs.read_patients(tmp_path)
 
 
 def test_breast_results_come_from_the_table_alone(tmp_path: Path) -> None:
@@ -99,8 +100,8 @@ def test_breast_results_come_from_the_table_alone(tmp_path: Path) -> None:
 
 def test_chest_slabs_are_labelled_by_their_share_of_infected_slices() -> None:
     root = require_data("ct_chest_nifti", "slice_labels.csv").parent.parent
-    patients = chest_ct.read_patients(root)
-    labels = {p.name: [p.label(s.start) for s in chest_ct.slabs([p])] for p in patients}
+    patients = chest_slabs.read_patients(root)
+    labels = {p.name: [p.label(s.start) for s in chest_slabs.slabs([p])] for p in patients}
     assert sum(labels["normal002"]) == 0
     assert 0 < sum(labels["cap002"]) < len(labels["cap002"])
     assert 0 < sum(labels["P002"]) < len(labels["P002"])

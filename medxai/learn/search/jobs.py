@@ -99,6 +99,8 @@ def relevant(settings: SearchSettings, job: Job) -> dict[str, Any]:
         names += ["search", "cost"]
     if job.kind == "train":
         names += ["training", *({"ranked": ["ranking"], "hand_made": ["hand_made"]}.get(job.arm, []))]
+    if not (job.kind == "search" or job.needs is not None or job.arm == "ranked"):
+        stated["data"].pop("search_window")
     cost = stated["cost"]
     cost.pop("front")
     if job.arm.startswith("front_"):

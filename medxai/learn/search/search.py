@@ -42,7 +42,9 @@ class SearchRecipe:
         batch_size: cases per update, of either kind.
         rate: of Adam for the shared weights, with a cosine schedule over `rate_epochs`.
         decay: of the shared weights.
-        architecture_rate: of Adam (0.5, 0.999) for the architecture weights.
+        architecture_rate: of Adam for the architecture weights.
+        architecture_betas: of it. The second one is a memory of so many updates that a short search, whose gradients
+            are largest while nothing is learnt yet, hardly moves with the published 0.999.
         architecture_decay: of them.
         first_temperature: of the Gumbel-softmax in the first epoch.
         last_temperature: in the last, exponentially in between.
@@ -58,6 +60,7 @@ class SearchRecipe:
     rate: float = 1e-3
     decay: float = 5e-4
     architecture_rate: float = 3e-4
+    architecture_betas: tuple[float, float] = (0.5, 0.999)
     architecture_decay: float = 1e-3
     first_temperature: float = 5.0
     last_temperature: float = 0.5
@@ -117,7 +120,7 @@ def search(
     own = torch.optim.Adam(
         [supernet.architecture_weights],
         lr=recipe.architecture_rate,
-        betas=(0.5, 0.999),
+        betas=recipe.architecture_betas,
         weight_decay=recipe.architecture_decay,
     )
     rows: list[Epoch] = []

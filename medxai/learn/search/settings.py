@@ -21,6 +21,9 @@ Arm = Literal[
 Shape = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +43,7 @@ class DataSettings(_Frozen):
     test: Annotated[int, Field(ge=12)] = 240
     window: Shape = (16, 64, 64)
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (5.0, 5.0, 5.0)
-    search_window: Shape = (16, 64, 64)
+    search_window: Shape = (16, 32, 32)
 
 
 class SpaceSettings(_Frozen):
@@ -54,15 +57,16 @@ class SpaceSettings(_Frozen):
 class SearchOptions(_Frozen):
     """The search: see `medxai.learn.search.search.SearchRecipe`."""
 
-    epochs: PositiveInt = 12
+    epochs: PositiveInt = 40
     batch_size: PositiveInt = 16
     rate: PositiveFloat = 1e-3
     decay: Annotated[float, Field(ge=0)] = 5e-4
-    architecture_rate: PositiveFloat = 3e-2
+    architecture_rate: PositiveFloat = 5e-2
+    architecture_betas: tuple[Share, Share] = (0.5, 0.9)
     architecture_decay: Annotated[float, Field(ge=0)] = 1e-3
     first_temperature: PositiveFloat = 5.0
     last_temperature: PositiveFloat = 0.5
-    warmup: Annotated[int, Field(ge=0)] = 2
+    warmup: Annotated[int, Field(ge=0)] = 8
 
 
 class CostOptions(_Frozen):

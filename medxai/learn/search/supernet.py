@@ -77,7 +77,8 @@ class Supernet3d(nn.Module):
         self.pool = nn.AdaptiveAvgPool3d(1)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(FEATURES, num_classes)
-        initialise(self)
+        # Operations are drawn too rarely to grow from zero, and what is zero says nothing for or against itself.
+        initialise(self, share=0.3)
         self.architecture_weights = nn.Parameter(1e-3 * torch.randn(sum(CELLS), len(OPERATIONS)))
 
     def forward(self, x: Tensor, path: Draw | Sequence[int]) -> Tensor:

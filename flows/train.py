@@ -1,0 +1,92 @@
+"""Training of the chest CT bundle as a Prefect flow: a task a stage, each resumed from its last epoch when killed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from flows.environment import configure
+from medxai.errors import MedxaiError, SettingsError
+from medxai.identity import sha256_json
+from medxai.learn.chest_ct import bundle
+from medxai.learn.chest_ct.slabs import read_patients, slabs
+from medxai.learn.train import check_and_allow
+from medxai.networks.covidnet3d import Architecture
+
+
+def train_flow(data: Path, work: Path, out: Path, architecture: Path = bundle.SHIPPED) -> Path:
+    """Pretrain, leave each patient out, train on all, write and check the bundle.
+
+    Args:
+        data: folder with ``ct_chest_nifti``.
+        work: checkpoints; also holds Prefect's database unless the site has another.
+        out: folder that receives the bundle.
+        architecture: JSON of a search.
+
+    Returns:
+        Path of the bundle.
+
+    Raises:
+        MedxaiError: data are absent, or the written bundle has problems.
+    """
+    configure(work / ".medxai" / "prefect")
+    from prefect import flow, task
+    from prefect.cache_policies import NO_CACHE
+
+    chosen = Architecture.read(architecture)
+    folder = work / "chest_ct" / sha256_json(asdict(chosen))[:12]
+    patients = read_patients(data)
+    again = {"persist_result": False, "cache_policy": NO_CACHE}
+
+    # Networks stay out of Prefect's results: each stage finds the one before in its checkpoint.
+    @task(name="pretrain", **again)  # type: ignore[call-overload, untyped-decorator]
+    def pretrain() -> None:
+        bundle.pretrain(chosen, folder, _say)
+
+    @task(name="leave-one-out", **again)  # type: ignore[call-overload, untyped-decorator]
+    def leave_one_out() -> None:
+        bundle.out_of_fold(bundle.pretrain(chosen, folder, _say), patients, folder, _say)
+
+    @task(name="store", **again)  # type: ignore[call-overload, untyped-decorator]
+    def store() -> str:
+        before = bundle.pretrain(chosen, folder, _say)
+        network = bundle.train_on(before, patients, slabs(patients), "final", folder, _say)
+        return str(bundle.store(before, network, folder / "out_of_fold.csv", folder, out, _say))
+
+    @flow(name="train-chest-ct", log_prints=False)
+    def whole() -> str:
+        """All stages in order."""
+        pretrain()
+        leave_one_out()
+        return str(store())
+
+    path = Path(whole())
+    if problems := check_and_allow(path, out):
+        raise SettingsError("; ".join(problems), study=path.name)
+    return path
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line: ``python -m flows.train --data DIR --out DIR``."""
+    parser = argparse.ArgumentParser(prog="python -m flows.train", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the open data sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder that receives the bundle and allow.json")
+    parser.add_argument("--work", type=Path, default=Path(".training"), help="checkpoints [%(default)s]")
+    parser.add_argument("--architecture", type=Path, default=bundle.SHIPPED, help="JSON of a search [the shipped one]")
+    options = parser.parse_args(arguments)
+    try:
+        print(train_flow(options.data, options.work, options.out, options.architecture))
+    except MedxaiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

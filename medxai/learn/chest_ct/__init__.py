@@ -1,0 +1,1 @@
+"""Chest CT: synthetic cases in number, three real patients, and the shipped bundle."""
