@@ -205,9 +205,11 @@ def _training_free(found: dict[str, Any]) -> list[str]:
     tau, p = found["kendall_with_auroc_mean"], found["p"]
     mean, least = found["stability_kendall_mean"], found["stability_kendall_least"]
     return [
-        f"Training-free score (DisWOT): Kendall's tau with the mean AUROC of the {found['networks']} trained networks of",
-        f"the space is {tau:.2f} (p = {p:.2f}). Its own order of {found['stability_architectures']} random architectures",
-        f"over five seeds: tau {mean:.2f} on average, {least:.2f} at least.",
+        _text(
+            f"Training-free score (DisWOT): Kendall's tau with the mean AUROC of the {found['networks']} trained",
+            f"networks of the space is {tau:.2f} (p = {p:.2f}). Its own order of {found['stability_architectures']}",
+            f"random architectures over five seeds: tau {mean:.2f} on average, {least:.2f} at least.",
+        )
     ]
 
 
