@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from flows.environment import configure
 from medxai.errors import MedxaiError, SettingsError
-from medxai.identity import sha256_json
 from medxai.learn.chest_ct import bundle
 from medxai.learn.chest_ct.slabs import read_patients, slabs
 from medxai.learn.train import check_and_allow
 from medxai.networks.covidnet3d import Architecture
 
 
-def train_flow(data: Path, work: Path, out: Path, architecture: Path = bundle.SHIPPED) -> Path:
+def train_flow(data: Path, work: Path, out: Path, architecture: Path | None = None) -> Path:
     """Pretrain, leave each patient out, train on all, write and check the bundle.
 
     Args:
         data: folder with ``ct_chest_nifti``.
         work: checkpoints; also holds Prefect's database unless the site has another.
         out: folder that receives the bundle.
-        architecture: JSON of a search.
+        architecture: JSON of a search; None for the network that is shipped.
 
     Returns:
         Path of the bundle.
@@ -35,8 +33,8 @@ def train_flow(data: Path, work: Path, out: Path, architecture: Path = bundle.SH
     from prefect import flow, task
     from prefect.cache_policies import NO_CACHE
 
-    chosen = Architecture.read(architecture)
-    folder = work / "chest_ct" / sha256_json(asdict(chosen))[:12]
+    chosen = bundle.candidates()[bundle.CHOSEN] if architecture is None else Architecture.read(architecture)
+    folder = bundle.folder(chosen, work)
     patients = read_patients(data)
     again = {"persist_result": False, "cache_policy": NO_CACHE}
 
@@ -78,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of the open data sets")
     parser.add_argument("--out", type=Path, required=True, help="folder that receives the bundle and allow.json")
     parser.add_argument("--work", type=Path, default=Path(".training"), help="checkpoints [%(default)s]")
-    parser.add_argument("--architecture", type=Path, default=bundle.SHIPPED, help="JSON of a search [the shipped one]")
+    parser.add_argument("--architecture", type=Path, help="JSON of a search [the shipped one]")
     options = parser.parse_args(arguments)
     try:
         print(train_flow(options.data, options.work, options.out, options.architecture))

@@ -132,8 +132,8 @@ def train_chest_ct(
     from medxai.networks.covidnet3d import Architecture
 
     torch.set_num_threads(threads)
-    chosen = None if architecture is None else Architecture.read(architecture)
-    path = train(data, work, out, 3, _teller(), architecture=chosen)
+    chosen = "shipped" if architecture is None else Architecture.read(architecture)
+    path = train(data, work, out, 3, _teller(), candidate=chosen)
     if problems := check_and_allow(path, out):
         raise SettingsError("; ".join(problems), study=path.name)
     typer.echo(f"bundle {path}")

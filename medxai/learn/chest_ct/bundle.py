@@ -28,6 +28,7 @@ from medxai.learn.metrics import Interval, auroc, balanced_accuracy, bootstrap
 from medxai.learn.search.report import architecture_card
 from medxai.learn.search.score import predict, score
 from medxai.networks.covidnet3d import FINE_LAYERS, Architecture, CovidNet3d, definition, parameters
+from medxai.networks.densenet3d import TARGET_LAYER, SmallDenseNet3d
 from medxai.predict.augment import Augmentation, augment
 from medxai.predict.bundle_spec import ChestSpec, MedxaiBlock
 from medxai.predict.write import write_bundle
@@ -35,21 +36,13 @@ from medxai.predict.write import write_bundle
 LABELS = ("clean", "infected")
 #: Architecture of the shipped network, as a search wrote it.
 SHIPPED = Path(__file__).with_name("architecture.json")
-BLOCK = MedxaiBlock(
-    labels=LABELS,
-    modalities=("CT",),
-    body_parts=("CHEST", "LUNG", "THORAX"),
-    preparation=SPEC,
-    target_layer=FINE_LAYERS["stage3"],
-    activation="sigmoid",
-    fusion="lse",
-    positive=("infected",),
-    licence="CC-BY-4.0",
-    organ="lungs",
-    chest=ChestSpec(thickest_mm=10.0, least_mm=80.0, contrast=False),
-)
-#: Synthetic slabs of the pretraining, and its seed; no slab of the comparison is among them.
-N_PRETRAIN, PRETRAIN_SEED = 1200, 2_000_000
+#: Which of `candidates` is shipped.
+CHOSEN = "covidnet3d"
+#: Arguments of the hand-made network.
+HAND_MADE: dict[str, Any] = {"growth_rate": 16, "layers": 3}
+#: Synthetic slabs of the pretraining, and its seed; no slab of the comparison is among them. Those of the test are
+#: the ones of the comparison.
+N_PRETRAIN, PRETRAIN_SEED, N_TEST = 960, 2_000_000, 240
 PRETRAINING = Recipe(epochs=8, batch_size=16, learning_rate=2e-3, weight_decay=0.02, balance=False, seed=11)
 RECIPE = Recipe(epochs=8, batch_size=16, learning_rate=3e-4, weight_decay=0.05, seed=41)
 AUGMENTATION = Augmentation(
@@ -58,13 +51,45 @@ AUGMENTATION = Augmentation(
 DROPOUT = 0.2
 
 Say = Callable[[str], None]
+#: An architecture of the space, or None for the hand-made network.
+Candidate = Architecture | None
 
 
-def pretrain(architecture: Architecture, work: Path, say: Say) -> CovidNet3d:
-    """Train on synthetic slabs of three classes; resumable below `work`."""
-    train = synthetic.slabs(N_PRETRAIN, PRETRAIN_SEED, SPEC.window, SPEC.spacing_mm or (), work / "data", say)
+def block_of(architecture: Candidate) -> MedxaiBlock:
+    """What a bundle of such a network says of itself."""
+    return MedxaiBlock(
+        labels=LABELS,
+        modalities=("CT",),
+        body_parts=("CHEST", "LUNG", "THORAX"),
+        preparation=SPEC,
+        target_layer=TARGET_LAYER if architecture is None else FINE_LAYERS["stage3"],
+        activation="sigmoid",
+        fusion="lse",
+        positive=("infected",),
+        licence="CC-BY-4.0",
+        organ="lungs",
+        chest=ChestSpec(thickest_mm=10.0, least_mm=80.0, contrast=False),
+    )
+
+
+def build(candidate: Candidate, num_classes: int) -> nn.Module:
+    """A network with random weights: of an architecture, or the hand-made one."""
+    if candidate is None:
+        return SmallDenseNet3d(num_classes, **HAND_MADE)
+    return CovidNet3d.of(candidate, num_classes, dropout=DROPOUT)
+
+
+def folder(candidate: Candidate, work: Path) -> Path:
+    """Where a candidate's checkpoints lie."""
+    name = "small_densenet" if candidate is None else sha256_json(asdict(candidate))[:12]
+    return work / "chest_ct" / name
+
+
+def pretrain(candidate: Candidate, work: Path, say: Say) -> nn.Module:
+    """Train on synthetic slabs of three classes; resumable below `work`, slabs are kept beside it."""
+    train = synthetic.slabs(N_PRETRAIN, PRETRAIN_SEED, SPEC.window, SPEC.spacing_mm or (), work.parent / "data", say)
     torch.manual_seed(PRETRAINING.seed)
-    network = CovidNet3d.of(architecture, len(synthetic.LABELS), dropout=DROPOUT)
+    network = build(candidate, len(synthetic.LABELS))
     sample = train.sampler(changed=True)
     fit(
         network,
@@ -78,21 +103,21 @@ def pretrain(architecture: Architecture, work: Path, say: Say) -> CovidNet3d:
     return network
 
 
-def for_patients(pretrained: CovidNet3d) -> CovidNet3d:
+def for_patients(pretrained: nn.Module) -> nn.Module:
     """The network with one logit, infected, in place of three: of any finding against none."""
-    network = CovidNet3d.of(pretrained.architecture, 1, dropout=DROPOUT)
+    candidate = pretrained.architecture if isinstance(pretrained, CovidNet3d) else None
+    head = "class_layers.score" if candidate is None else "classifier"
+    network = build(candidate, 1)
     state = pretrained.state_dict()
-    weight, bias = state.pop("classifier.weight"), state.pop("classifier.bias")
-    network.load_state_dict(state, strict=False)
-    with torch.no_grad():
-        network.classifier.weight.copy_((weight[1:].mean(0) - weight[0])[None])
-        network.classifier.bias.copy_((bias[1:].mean(0) - bias[0])[None])
+    for name in (f"{head}.weight", f"{head}.bias"):
+        state[name] = state[name][1:].mean(0, keepdim=True) - state[name][:1]
+    network.load_state_dict(state)
     return network.eval()
 
 
 def train_on(
-    pretrained: CovidNet3d, patients: Sequence[Patient], chosen: Sequence[Slab], name: str, work: Path, say: Say
-) -> CovidNet3d:
+    pretrained: nn.Module, patients: Sequence[Patient], chosen: Sequence[Slab], name: str, work: Path, say: Say
+) -> nn.Module:
     """Train on slabs with random shifts that keep their label; resumable below `work`."""
     network = for_patients(pretrained)
     labels = [patients[slab.patient].label(slab.start) for slab in chosen]
@@ -116,7 +141,7 @@ def train_on(
     return network
 
 
-def out_of_fold(pretrained: CovidNet3d, patients: Sequence[Patient], work: Path, say: Say) -> Path:
+def out_of_fold(pretrained: nn.Module, patients: Sequence[Patient], work: Path, say: Say) -> Path:
     """Leave one patient out at a time; ``out_of_fold.csv`` has the logits before and after training on the others."""
     every = slabs(patients)
     before = for_patients(pretrained)
@@ -159,9 +184,12 @@ def results(path: Path, column: str = "logit") -> dict[str, Interval | str]:
     return measured
 
 
-def train(
-    data: Path, work: Path, out: Path, n_folds: int, say: Say, *, architecture: Architecture | None = None
-) -> Path:
+def candidates() -> dict[str, Candidate]:
+    """What may be shipped: the architecture beside this file, and the hand-made network."""
+    return {"covidnet3d": Architecture.read(SHIPPED), "small_densenet": None}
+
+
+def train(data: Path, work: Path, out: Path, n_folds: int, say: Say, *, candidate: Candidate | str = "shipped") -> Path:
     """Pretrain, leave each patient out once, train on all three, write ``out/chest_ct``; `n_folds` is not used.
 
     Args:
@@ -170,10 +198,10 @@ def train(
         out: folder that receives the bundle.
         n_folds: not used.
         say: told how far it is.
-        architecture: of the network; the shipped one by default.
+        candidate: architecture of the network, None for the hand-made one, or ``shipped``.
     """
-    chosen = architecture or Architecture.read(SHIPPED)
-    work = work / "chest_ct" / sha256_json(asdict(chosen))[:12]
+    chosen: Candidate = candidates()[CHOSEN] if isinstance(candidate, str) else candidate
+    work = folder(chosen, work)
     pretrained = pretrain(chosen, work, say)
     patients = read_patients(data)
     table = out_of_fold(pretrained, patients, work, say)
@@ -181,16 +209,21 @@ def train(
     return store(pretrained, network, table, work, out, say)
 
 
-def store(pretrained: CovidNet3d, network: CovidNet3d, table: Path, work: Path, out: Path, say: Say) -> Path:
+def on_synthetic(pretrained: nn.Module, work: Path, say: Say) -> dict[str, float]:
+    """Figures of the pretrained network on the test slabs of the comparison."""
+    cases = synthetic.slabs(N_TEST, synthetic.TEST_SEED, SPEC.window, SPEC.spacing_mm or (), work.parent / "data", say)
+    return score(predict(pretrained, cases), cases.labels)
+
+
+def store(pretrained: nn.Module, network: nn.Module, table: Path, work: Path, out: Path, say: Say) -> Path:
     """Write the bundle of a trained network with its card."""
-    architecture = network.architecture
-    cases = synthetic.slabs(240, synthetic.TEST_SEED, SPEC.window, SPEC.spacing_mm or (), work / "data", say)
-    found = score(predict(pretrained, cases), cases.labels)
+    architecture = network.architecture if isinstance(network, CovidNet3d) else None
+    found = on_synthetic(pretrained, work, say)
     measured: dict[str, Interval | str] = dict(results(table))
     measured |= {f"{name}_before_training_on_patients": v for name, v in results(table, "logit_pretrained").items()}
     measured["synthetic_test_slabs"] = (
         f"AUROC of any finding {found['auroc']:.3f}, mean over classes {found['auroc_mean']:.3f}, sensitivity "
-        f"{found['sensitivity']:.3f}, specificity {found['specificity']:.3f}, before training on patients (240 slabs)"
+        f"{found['sensitivity']:.3f}, specificity {found['specificity']:.3f}, before training on patients ({N_TEST})"
     )
     for name, value in measured.items():
         say(f"chest_ct: {name} {value}")
@@ -198,18 +231,20 @@ def store(pretrained: CovidNet3d, network: CovidNet3d, table: Path, work: Path, 
         "Afshar et al., COVID-CT-MD, COVID-19 computed tomography scan dataset applicable in machine learning and "
         "deep learning, Scientific Data 8:121 (2021), CC BY 4.0"
     )
+    kind = "a SmallDenseNet3d" if architecture is None else f"a CovidNet3D of size {architecture.size}"
+    block = block_of(architecture)
     million = parameters(network) / 1e6
     card = Card(
         name="chest_ct",
         version="2.0.0",
-        summary="Infected or clean slab of chest CT: a small CovidNet3D, pretrained on synthetic CT and trained on "
+        summary=f"Infected or clean slab of chest CT: {kind}, pretrained on synthetic CT and trained on "
         "three patients. An example on real images, no more.",
         data=f"{N_PRETRAIN} synthetic slabs (sample_cases/synthetic_ct.py: normal, ground glass, consolidation); then "
         f"three volumes (COVID-19, community-acquired pneumonia, normal), averaged 2 x 2 x 2. {source}.",
         split="Leave one patient out for the results; the shipped weights were trained on all three.",
-        training=f"CovidNet3D of size {architecture.size}, {million:.2f} million parameters (see Architecture), on "
-        "slabs of 80 mm of the lungs alone; a slab is infected when at least "
-        f"{SHARE:.0%} of its slices are labelled so. Synthetic: {PRETRAINING}. Patients: {RECIPE}",
+        training=f"{kind[2:]}, {million:.2f} million parameters, on slabs of 80 mm of the lungs alone; a slab is "
+        f"infected when at least {SHARE:.0%} of its slices are labelled so. Synthetic: {PRETRAINING}. "
+        f"Patients: {RECIPE}",
         results=measured,
         evaluation=f"Slabs {STEP * 5} mm apart of the patient that was left out. Intervals resample blocks of one "
         "slab's length within the patients; they say nothing about the spread between patients, which three cannot "
@@ -232,12 +267,18 @@ def store(pretrained: CovidNet3d, network: CovidNet3d, table: Path, work: Path, 
         licence="CC-BY-4.0, as the data",
         references=(source, "He et al., AAAI 2021, arXiv:2101.05442 (search space)"),
     )
+    if architecture is None:
+        stated = {"_target_": "medxai.networks.densenet3d.SmallDenseNet3d", "num_classes": 1, **HAND_MADE}
+        cells = ""
+    else:
+        stated = definition(architecture, 1, dropout=DROPOUT)
+        cells = "\n" + architecture_card(architecture, SPEC.window, SPEC.spacing_mm or ())
     return write_bundle(
         out / "chest_ct",
-        network_def=definition(architecture, 1, dropout=DROPOUT),
+        network_def=stated,
         network=network,
-        metadata=card.metadata(BLOCK, task="Infection on chest CT slabs"),
-        card=card.markdown(BLOCK) + "\n" + architecture_card(architecture, SPEC.window, SPEC.spacing_mm or ()),
+        metadata=card.metadata(block, task="Infection on chest CT slabs"),
+        card=card.markdown(block) + cells,
         licence=creative_commons(source, "weights of a classifier trained on the images; no image is included."),
     )
 
