@@ -158,7 +158,9 @@ def export(session: Session, source: SourceFiles, analysis: Path) -> Manifest:
     Raises:
         MedxaiError: an output cannot be written.
     """
+    from medxai.explain.slices import describe_slices
     from medxai.explain.store import load_analysis
+    from medxai.export.provenance import grid_text
     from medxai.export.registry import export_all
     from medxai.trust.gate.verdict import describe
 
@@ -186,6 +188,8 @@ def export(session: Session, source: SourceFiles, analysis: Path) -> Manifest:
                 "class": item.class_label,
                 "score": item.score,
                 "cell_mm": list(item.cell_mm),
+                "grid": grid_text(result, item),
+                "slices": describe_slices(study.volume, item),
                 "parameters": dict(item.parameters),
                 "flags": sorted(item.flags),
                 "reason": item.reason,

@@ -19,7 +19,7 @@ from medxai.export.provenance import cell_text, peak
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result, TrustReport
 from medxai.trust.gate.consensus import WORDS
-from medxai.trust.gate.figures import FIGURES
+from medxai.trust.gate.figures import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -174,7 +174,7 @@ def _picture(sheet: _Sheet, result: Result, explanation: Explanation, options: E
     tile = np.asarray(mosaic(result, explanation, options))
     rows, columns = tile.shape[:2]
     report = result.trust_of(explanation)
-    figures = 0.0 if report is None else _ROW * (len(FIGURES) + -(-len(report.agreement) // 2))
+    figures = 0.0 if report is None else _ROW * (len(shown(report.figures)) + -(-len(report.agreement) // 2))
     # Below it: the figures, the origin and the foot.
     room_width, room_height = _WIDTH - 2 * _EDGE, min(4.9, max(2.0, _HEIGHT - _EDGE - sheet.y - figures - 2.2))
     scale = min(room_width / columns, room_height / rows)
@@ -189,8 +189,8 @@ def _measured(sheet: _Sheet, report: TrustReport | None) -> None:
     """Figures of trust, then the agreement with other families in two columns."""
     if report is None:
         return
-    for figure in FIGURES:
-        _figure(sheet, figure.title, report.figures.get(figure.name, math.nan), sheet.y, _EDGE, _WIDTH - 2 * _EDGE)
+    for title, value in shown(report.figures):
+        _figure(sheet, title, value, sheet.y, _EDGE, _WIDTH - 2 * _EDGE)
         sheet.y += _ROW
     rows = [(f"Agreement: {WORDS.get(name, name)}", value) for name, value in report.agreement.items()]
     half = -(-len(rows) // 2)

@@ -13,17 +13,18 @@ import numpy.typing as npt
 
 from medxai import __version__
 from medxai.explain.cine import DECISIVE, CineEvidence, FramePeak, cine_evidence
+from medxai.explain.slices import NAMED, rank_slices, slice_shares
 from medxai.export.colours import FLOOR, alpha, heat, table
 from medxai.export.course import class_colours
 from medxai.export.display import View, evidence_curve, frames, plane, rgb_plane, view_of, window_of
 from medxai.export.naming import NOTICE, chosen, is_hidden, method_title, percent, uid_name
-from medxai.export.provenance import cell_text, peak
+from medxai.export.provenance import cell_text, grid_text, peak
 from medxai.export.slide import reduced
 from medxai.files import write_text
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Prediction, Result, TrustReport
 from medxai.trust.gate.consensus import WORDS
-from medxai.trust.gate.figures import FIGURES
+from medxai.trust.gate.figures import shown
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -95,7 +96,7 @@ def context(result: Result, options: ExportOptions, objects: list[dict[str, Any]
             }
             for i in order
         ],
-        "explanations": [_describe(explanation, result) for explanation in maps],
+        "explanations": [_describe(explanation, result, options) for explanation in maps],
         "hidden": [is_hidden(result.trust_of(explanation), options) for explanation in maps],
         "what": "frame" if volume.axes == "THW" else "slice",
         "total": frames(volume),
@@ -172,12 +173,15 @@ def _confidence(prediction: Prediction) -> dict[str, Any] | None:
     }
 
 
-def _describe(explanation: Explanation, result: Result) -> dict[str, Any]:
+def _describe(explanation: Explanation, result: Result, options: ExportOptions) -> dict[str, Any]:
     return {
         "method": method_title(explanation.method),
         "label": explanation.class_label,
         "layer": explanation.layer,
         "cell": cell_text(result, explanation) + (" (d x h x w)" if all(v > 0 for v in explanation.cell_mm) else ""),
+        "grid": grid_text(result, explanation),
+        # A withheld map sends nobody to a slice.
+        "slices": None if is_hidden(result.trust_of(explanation), options) else _slices(result, explanation),
         "score": f"{explanation.score:.3f}",
         "peak": f"{peak(explanation):.4g}",
         "empty": peak(explanation) <= 0,
@@ -189,13 +193,32 @@ def _describe(explanation: Explanation, result: Result) -> dict[str, Any]:
     }
 
 
+def _slices(result: Result, explanation: Explanation) -> dict[str, Any] | None:
+    """Bars of the evidence per slice in 0..1, the first slices and what to know of them, for the template."""
+    ranking = rank_slices(result.study.volume, explanation)
+    if ranking is None or not ranking.slices:
+        return None
+    shares = slice_shares(explanation.map)
+    total, top = len(shares), float(shares.max())
+    return {
+        "bars": [
+            {"x": f"{i * 1000 / total:.1f}", "y": f"{96 - 92 * share / top:.1f}", "height": f"{92 * share / top:.1f}"}
+            for i, share in enumerate(shares.tolist())
+        ],
+        "width": f"{1000 / total * 0.82:.2f}",
+        "top": f"{top:.1%}",
+        "first": [{"index": s.index, "text": s.text()} for s in ranking.slices[:NAMED]],
+        "note": ranking.note,
+    }
+
+
 def _trust(report: TrustReport | None) -> dict[str, Any] | None:
     """Verdict, reasons and figures of one map for the template."""
     if report is None:
         return None
     index = "" if math.isnan(report.index) else f"{report.index:.2f}"
     limits = f"limited below {report.limited_below:.2f}, withheld below {report.withheld_below:.2f}" if index else ""
-    figures = [(figure.title, _value(report.figures.get(figure.name, math.nan))) for figure in FIGURES]
+    figures = [(title, _value(value)) for title, value in shown(report.figures)]
     agreement = [(WORDS.get(name, name).capitalize(), _value(v)) for name, v in report.agreement.items()]
     return {"verdict": report.verdict, "reasons": report.reasons, "index": index, "limits": limits, "figures": figures,
             "masking": " and ".join(report.masking), "agreement": agreement,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medxai import __version__
 from medxai.errors import ExplainError, ExportError
+from medxai.explain.cells import cells_of
 from medxai.explain.registry import get_method
 from medxai.export.naming import ascii_text, method_title
 from medxai.identity import derive_uid
@@ -126,6 +127,13 @@ def cell_text(result: Result, explanation: Explanation) -> str:
     sizes = [f"{v:.3g}" for v in explanation.cell_mm if v > 0]
     unit = "mm" if result.study.volume.calibrated else "pixels"
     return f"{'x'.join(sizes)} {unit}" if sizes else "of unknown size"
+
+
+def grid_text(result: Result, explanation: Explanation) -> str:
+    """Return the native grid of a map, for example ``map of 4 x 8 x 8 cells of 64 x 45 x 45 mm``."""
+    volume = result.study.volume
+    unit = "mm" if volume.calibrated else "pixels"
+    return cells_of(explanation).text(unit=unit, each="frame" if volume.axes == "THW" else "window")
 
 
 def peak(explanation: Explanation) -> float:

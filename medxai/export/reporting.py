@@ -44,6 +44,7 @@ MEANINGS = {
     "specificity": "Difference from the map of the runner-up class",
     "stability": "Likeness of the map under slight noise",
     "outside": "Share of evidence outside the body or on burnt-in graphics",
+    "outside_lungs": "Share of evidence outside the lungs",
     "consensus": "Mean agreement with maps of other method families",
     "agree_gradcam": "Agreement with class gradients at the layer",
     "agree_activation": "Agreement with activations of the layer",
@@ -72,6 +73,8 @@ MEANINGS = {
     "votes": "Frames whose most probable class it is",
     "decisive": "Frames that decide for the explained class",
     "declined": "Share of frames that the model declines",
+    "slices": "Slices with the most evidence",
+    "native_grid": "Native grid of the map",
     "peak_depth": "Depth of the strongest evidence below the region's edge",
 }
 

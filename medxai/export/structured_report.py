@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medxai.explain.cine import cine_evidence
+from medxai.explain.slices import NAMED, rank_slices
 from medxai.export.class_results import class_results
 from medxai.export.naming import NOTICE, ascii_text, chosen, is_hidden, method_title, stem
 from medxai.export.outlines import region_at
 from medxai.export.placement import detached_reason
-from medxai.export.provenance import concept, peak, uid_of
+from medxai.export.provenance import concept, grid_text, peak, uid_of
 from medxai.export.reporting import (
     AGREEMENT,
     LONGEST_TEXT,
@@ -116,7 +117,7 @@ def _group(
         images = [SourceImageForMeasurementGroup(s.SOPClassUID, s.SOPInstanceUID) for s in sources]
         group = MeasurementsAndQualitativeEvaluations(source_images=images, **common)
     # highdicom's evaluations are codes alone; the template has texts beside them.
-    group[0].ContentSequence.extend(_texts(result, explanation, report, options))
+    group[0].ContentSequence.extend(_texts(result, explanation, report, options, shown=shown))
     return group
 
 
@@ -185,7 +186,7 @@ def _evaluations(report: TrustReport | None) -> Iterator[QualitativeEvaluation]:
 
 
 def _texts(
-    result: Result, explanation: Explanation, report: TrustReport | None, options: ExportOptions
+    result: Result, explanation: Explanation, report: TrustReport | None, options: ExportOptions, *, shown: bool
 ) -> Iterator[TextContentItem]:
     from highdicom.sr import RelationshipTypeValues, TextContentItem
     from pydicom.sr.codedict import codes
@@ -195,6 +196,8 @@ def _texts(
         (private("class"), words(explanation.class_label, f"class {explanation.class_index}")),
         (private("decided"), words(prediction.label, f"class {prediction.index}")),
         (private("remark"), words(explanation.reason, "")),
+        (private("native_grid"), ascii_text(grid_text(result, explanation), LONGEST_TEXT)),
+        (private("slices"), ascii_text(_slices(result, explanation) if shown else "", LONGEST_TEXT)),
         (private("decisive"), ascii_text(_decisive(result, explanation), LONGEST_TEXT)),
         *((private("reason"), words(reason, "")) for reason in (report.reasons if report else ())),
     ]
@@ -215,6 +218,16 @@ def _decisive(result: Result, explanation: Explanation) -> str:
         return ""
     numbers = result.study.volume.frame_numbers
     return ", ".join(str(numbers[frame] if numbers else frame + 1) for frame in evidence.decisive)
+
+
+def _slices(result: Result, explanation: Explanation) -> str:
+    """The slices with the most evidence, the instance of the first, and what to know of them; empty for no volume."""
+    ranking = rank_slices(result.study.volume, explanation)
+    if ranking is None or not ranking.slices:
+        return ""
+    words = ", ".join(item.text() for item in ranking.slices[:NAMED])
+    first = ranking.slices[0].instance
+    return "; ".join(part for part in (words, f"the first is instance {first}" if first else "", ranking.note) if part)
 
 
 def _shown(result: Result, explanation: Explanation, options: ExportOptions) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -62,9 +62,20 @@ FIGURES = (
     Figure("outside", "Share of the evidence outside the body or on burnt-in graphics", "lower",
            "much of the evidence lies outside the body or on burnt-in graphics"),
 )  # fmt: skip
+#: Measured of models of one organ; no part of the index.
+OF_ORGAN = (
+    Figure("outside_lungs", "Share of the evidence outside the lungs", "lower",
+           "much of the evidence lies outside the lungs"),
+)  # fmt: skip
 NAMES = tuple(figure.name for figure in FIGURES)
 #: Figures that every map with evidence has.
 REMOVAL = ("drop", "drop_second", "deletion", "deletion_centre", "deletion_second", "insertion")
+
+
+def shown(figures: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Titles and values in the order of reports: all of `FIGURES`, and of `OF_ORGAN` those that were measured."""
+    rows = [*FIGURES, *(figure for figure in OF_ORGAN if figure.name in figures)]
+    return [(figure.title, figures.get(figure.name, float("nan"))) for figure in rows]
 
 
 @dataclass(frozen=True, eq=False)
