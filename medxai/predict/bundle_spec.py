@@ -46,6 +46,22 @@ class ConfidenceSpec(BaseModel):
     low: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
+class ChestSpec(BaseModel):
+    """What a chest CT must be for a network that was trained on whole lungs (`medxai.predict.chest_ct`).
+
+    Attributes:
+        thickest_mm: largest distance between slices in mm.
+        least_mm: extent along the slices in mm that must be there.
+        contrast: whether contrast medium in the blood is within the model's purpose.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    thickest_mm: Annotated[float, Field(gt=0)]
+    least_mm: Annotated[float, Field(gt=0)]
+    contrast: bool = False
+
+
 class MedxaiBlock(BaseModel):
     """What inference and explanation need beyond the MONAI fields.
 
@@ -65,6 +81,9 @@ class MedxaiBlock(BaseModel):
             explained.
         colour_flow: whether pictures with coloured Doppler are within the model's purpose.
         confidence: how often each picture is asked again in changed form for its confidence; None for never.
+        organ: where the evidence of a sound decision must lie; maps with much of theirs elsewhere are limited or
+            withheld. None for anywhere in the body.
+        chest: what a chest CT must be; None for whatever fits the modality and the body part.
         positive: labels that count as abnormal in worklists and statistics.
         licence: SPDX name of the licence of the weights.
     """
@@ -82,6 +101,8 @@ class MedxaiBlock(BaseModel):
     reject: str | None = None
     colour_flow: bool = True
     confidence: ConfidenceSpec | None = None
+    organ: Literal["lungs"] | None = None
+    chest: ChestSpec | None = None
     positive: tuple[str, ...] = ()
     licence: Annotated[str, Field(min_length=1)]
 
@@ -96,6 +117,9 @@ class MedxaiBlock(BaseModel):
             raise ValueError(msg)
         if self.reject is not None and (self.reject not in self.labels or self.reject in self.positive):
             msg = f"reject names {self.reject!r}, which must be one of the labels and not among positive"
+            raise ValueError(msg)
+        if (self.organ or self.chest) and (self.preparation.axes != "DHW" or "CT" not in self.modalities):
+            msg = "organ and chest speak of CT volumes; modalities must name CT and preparation.axes be DHW"
             raise ValueError(msg)
         if self.fusion == "probability" and self.activation != "softmax":
             msg = "fusion: probability averages softmax probabilities; activation must be softmax"

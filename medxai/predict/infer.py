@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import softmax
 
 from medxai.errors import BundleError, MismatchError
+from medxai.predict.chest_ct import misfits
 from medxai.predict.colour_flow import colour_flow
 from medxai.predict.windows import plan_windows
 from medxai.study import FloatArray, Prediction, Volume
@@ -29,7 +30,8 @@ def check_fit(bundle: Bundle, volume: Volume, *, force: bool = False) -> None:
     Args:
         bundle: the model.
         volume: the study's image.
-        force: accept another body part; never another modality or dimension.
+        force: accept another body part, coloured Doppler and whatever `medxai.predict.chest_ct` objects to; never
+            another modality or dimension.
 
     Raises:
         MismatchError: naming what the study is and what the model reads.
@@ -48,6 +50,9 @@ def check_fit(bundle: Bundle, volume: Volume, *, force: bool = False) -> None:
         raise MismatchError(msg)
     if not force and volume.body_part and volume.body_part.upper() not in spec.body_parts:
         msg = f"{bundle.name} is for {', '.join(spec.body_parts)}, the study shows {volume.body_part}; --force goes on"
+        raise MismatchError(msg)
+    if not force and spec.chest is not None and (wrong := next(misfits(spec.chest, volume), None)) is not None:
+        msg = f"{bundle.name} {wrong}; --force goes on"
         raise MismatchError(msg)
 
 

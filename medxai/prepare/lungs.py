@@ -261,5 +261,5 @@ def _hull(region: Region) -> Region:
     over = rest @ faces[:, 1:-1].T + faces[:, -1]
     box = tuple(slice(a, b) for a, b in zip(low[1:], high[1:], strict=True))
     for first in range(low[0], high[0]):
-        out[(first, *box)] = (over + first * faces[:, 0] <= 1e-9).all(-1)
+        out[first][box] = (over + first * faces[:, 0] <= 1e-9).all(-1)
     return out

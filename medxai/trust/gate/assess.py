@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from medxai.explain.inputs import as_inputs
 from medxai.explain.run import Run, Shared
 from medxai.explain.split import INPUT, Forward
 from medxai.explain.target import resolve
+from medxai.predict.chest_ct import misfits
 from medxai.predict.infer import fuse_logits
 from medxai.predict.windows import Windows, plan_windows
 from medxai.study import Explanation, Prediction, Study, TrustReport, Volume
@@ -23,6 +24,8 @@ from medxai.trust.gate.consensus import consensus
 from medxai.trust.gate.figures import MASKING, NAMES, Bench, Candidate
 from medxai.trust.gate.look import Look
 from medxai.trust.gate.verdict import Calibration, cap, judge
+from medxai.trust.lungs import alarm, lungs
+from medxai.trust.metal import metal
 
 if TYPE_CHECKING:
     from medxai.explain.method import Method
@@ -149,10 +152,23 @@ def assess_study(
                 agreement=agreement,
             )
         )
-    for doubt in (_unstated_organ(bundle, study), _marks(bundle, study)):
+    if bundle.spec.organ == "lungs":
+        found = lungs(study.volume)
+        reports = [alarm(r, e, study.volume, found) for r, e in zip(reports, explanations, strict=True)]
+    for doubt in (_unstated_organ(bundle, study), _marks(bundle, study), *_misfits(bundle, study, options)):
         if doubt is not None:
             reports = [cap(report, doubt) for report in reports]
     return tuple(reports)
+
+
+def _misfits(bundle: Bundle, study: Study, options: ExplainOptions) -> Iterator[str]:
+    """What a chest CT is that the model was not made for: metal, and whatever ``--force`` went over."""
+    if bundle.spec.chest is None:
+        return
+    if options.force:
+        yield from (f"forced: the model {wrong}" for wrong in misfits(bundle.spec.chest, study.volume))
+    if (words := metal(study.volume)) is not None:
+        yield words
 
 
 def _marks(bundle: Bundle, study: Study) -> str | None:

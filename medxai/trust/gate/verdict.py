@@ -147,6 +147,11 @@ def cap(report: TrustReport, reason: str) -> TrustReport:
     return replace(report, verdict=verdict, reasons=(*report.reasons, reason))
 
 
+def withhold(report: TrustReport, reason: str) -> TrustReport:
+    """Return a report whose map is withheld, for this reason first."""
+    return replace(report, verdict="withheld", reasons=(reason, *report.reasons))
+
+
 def judge(
     figures: Mapping[str, float],
     calibration: Calibration | None,
