@@ -6,6 +6,8 @@ own: airways are told by their cross-section, gas of the bowel by its density, a
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -43,6 +45,9 @@ _APART_MM, _SMALLER = (0.0, 3.0, 6.0, 9.0, 12.0), 0.15
 _SHELL_MM, _WALL = 10.0, 0.5
 
 
+_known: WeakKeyDictionary[Volume, Region | None] = WeakKeyDictionary()
+
+
 def lungs(volume: Volume) -> Region | None:
     """Mask ``[D, H, W]`` of the lungs; None where there are none, or less air in them than `LEAST_ML`.
 
@@ -53,6 +58,13 @@ def lungs(volume: Volume) -> Region | None:
     Args:
         volume: CT ``[1, D, H, W]`` in Hounsfield units.
     """
+    # Checks, preparation and trust all ask for the same study; the answer goes with the volume.
+    if volume not in _known:
+        _known[volume] = _lungs(volume)
+    return _known[volume]
+
+
+def _lungs(volume: Volume) -> Region | None:
     if volume.axes != "DHW" or min(volume.spacing) <= 0 or volume.pixels.shape[0] != 1:
         return None
     hu = volume.pixels[0]
