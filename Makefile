@@ -25,8 +25,8 @@ help: ## list the targets
 demo: $(VENV)/.core $(if $(MEDXAI_DATA),$(VENV)/.video) ## explain phantom studies end to end and print where the results are
 	$(BIN)/python -m sample_cases.demo
 
-test: $(VENV)/.dev $(VENV)/.apt $(if $(MEDXAI_SLOW),$(VENV)/.browser) lint ## lint and run the tests (MEDXAI_DATA=... adds the real images)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(if $(MEDXAI_SLOW),,-m "not slow")
+test: $(VENV)/.dev $(VENV)/.apt $(if $(MEDXAI_SLOW),$(VENV)/.browser) lint ## lint and run the tests (MEDXAI_DATA=... adds the real images, MEDXAI_SLOW=1 slow ones, =all the longest too)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m $(if $(filter all,$(MEDXAI_SLOW)),"slow or not slow",$(if $(MEDXAI_SLOW),"not longest","not slow and not longest"))
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

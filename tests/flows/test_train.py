@@ -14,7 +14,7 @@ from medxai.predict.bundle import AllowList, load_bundle
 from tests.tools import require_data
 
 
-@pytest.mark.slow
+@pytest.mark.longest
 def test_the_flow_trains_a_bundle_and_does_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -295,7 +295,7 @@ def test_the_command_asks_for_something_to_write(capsys: pytest.CaptureFixture[s
     assert "give --out or --sheet" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.longest
 def test_a_histogram_of_the_lungs_tells_something_and_not_all() -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
