@@ -9,7 +9,7 @@ from pathlib import Path
 from flows.environment import configure
 from medxai.errors import MedxaiError, SettingsError
 from medxai.learn.chest_ct import bundle
-from medxai.learn.chest_ct.slabs import read_patients, slabs
+from medxai.learn.chest_ct.slabs import read_patients
 from medxai.learn.train import check_and_allow
 from medxai.networks.covidnet3d import Architecture
 
@@ -50,8 +50,7 @@ def train_flow(data: Path, work: Path, out: Path, architecture: Path | None = No
     @task(name="store", **again)  # type: ignore[call-overload, untyped-decorator]
     def store() -> str:
         before = bundle.pretrain(chosen, folder, _say)
-        network = bundle.train_on(before, patients, slabs(patients), "final", folder, _say)
-        return str(bundle.store(before, network, folder / "out_of_fold.csv", folder, out, _say))
+        return str(bundle.store(before, patients, folder / "out_of_fold.csv", folder, out, _say))
 
     @flow(name="train-chest-ct", log_prints=False)
     def whole() -> str:
