@@ -287,8 +287,8 @@ def _card(kind: str, count: int, measured: dict[str, Interval | str], *, real: b
         + (f"Patients, a slab is infected when at least {SHARE:.0%} of its slices are: {RECIPE}" if real else ""),
         results=measured,
         evaluation=f"{N_TEST} synthetic slabs; slabs {STEP * 5} mm apart of the patients. Their intervals resample "
-        "blocks of one slab's length within the patients; they say nothing about the spread between patients, which three "
-        "cannot show.",
+        "blocks of one slab's length within the patients; they say nothing about the spread between patients, which "
+        "three cannot show.",
         limits=(
             *_against_chance(pooled),
             *(
