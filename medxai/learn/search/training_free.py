@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medxai.networks.covidnet3d import Architecture, CovidNet3d
+from medxai.networks.covidnet3d import Architecture, CovidNet3d, initialise
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +63,7 @@ def random_network(architecture: Architecture, num_classes: int, seed: int) -> C
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = CovidNet3d.of(architecture, num_classes)
+        initialise(network, share=1.0)  # shortcuts that begin alone would hide the operations
         for module in network.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0, module.in_features**-0.5)
