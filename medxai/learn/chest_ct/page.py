@@ -30,7 +30,7 @@ _SHOWN = (
 
 
 def pictures(settings: SearchSettings, cases: Slabs, out: Path, say: Say) -> list[Path]:
-    """Copy the search's picture and draw maps of the first seed's networks on cases they decide right."""
+    """Copy the search's picture and draw maps of the first seed's networks on the cases they are surest of."""
     seed = settings.seeds[0]
     paths = []
     searched = folder(settings, Job("search", "searched", seed)) / "search.png"
@@ -49,13 +49,11 @@ def _maps(settings: SearchSettings, cases: Slabs, path: Path, seed: int) -> Path
 
     networks = {arm: trained(settings, Job("train", arm, seed)) for arm in ("searched", "published_strides")}
     logits = np.load(folder(settings, Job("train", "searched", seed)) / "logits.npy")
-    right = np.flatnonzero((logits.argmax(1) == cases.labels) & (cases.labels != 0))
-    chosen = [
-        int(right[cases.labels[right] == label][k])
-        for label in (1, 2)
-        for k in (0, 1)
-        if (cases.labels[right] == label).sum() > k
-    ]
+    chosen: list[int] = []
+    for label in (1, 2):
+        mine = np.flatnonzero(cases.labels == label)
+        sure = logits[mine, label] - np.delete(logits[mine], label, axis=1).max(1)
+        chosen += mine[np.argsort(-sure, kind="stable")[:2]].tolist()
     columns = [(arm, *view) for arm in networks for view in _SHOWN]
     figure = Figure(figsize=(2.0 * (len(columns) + 1), 3.5 * len(chosen)), layout="constrained")
     axes = figure.subplots(2 * len(chosen), len(columns) + 1, squeeze=False)
@@ -131,7 +129,7 @@ def page(settings: SearchSettings, summary: dict[str, Any], place: dict[str, Any
         "",
         "## Results",
         "",
-        markdown(arms),
+        markdown(arms, summary["seconds"]),
         *_conclusion(summary),
         "",
         *_missing(arms),
@@ -159,8 +157,8 @@ def page(settings: SearchSettings, summary: dict[str, Any], place: dict[str, Any
         "![maps](images/chest_ct_maps.png)",
         "",
         _text(
-            "Maps of the true class on slabs that are decided right; the truth is outlined. The exact map with",
-            "published strides has one cell along the body: it is the same in every slice.",
+            "Maps of the true class on the two slabs of each class that the network is surest of; the truth",
+            "is outlined. The exact map with published strides has one cell along the body: it is the same in all.",
         ),
         "",
         _card(settings),

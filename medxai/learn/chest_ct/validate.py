@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from medxai.files import write_bytes, write_text
 from medxai.learn.chest_ct.localise import FALSE_POSITIVES, Found, measure
 from medxai.learn.chest_ct.synthetic import LABELS, Slabs
 from medxai.learn.search.candidates import random_architecture
-from medxai.learn.search.jobs import Job, data, folder, jobs, ranking_batch, result
+from medxai.learn.search.jobs import Job, build, data, folder, jobs, ranking_batch, result
 from medxai.learn.search.settings import SearchSettings
 from medxai.learn.search.summary import summarise
 from medxai.learn.search.training_free import rank
@@ -130,6 +131,25 @@ def training_free(settings: SearchSettings, train: Slabs, say: Say) -> dict[str,
     }
 
 
+def latency(settings: SearchSettings, train: Slabs, say: Say, runs: int = 7) -> dict[str, float]:
+    """Seconds of one forward of one case on this machine, the shortest of some runs, mean over seeds, by arm."""
+    x = torch.zeros(1, 1, *settings.data.window)
+    found: dict[str, list[float]] = {}
+    for job in jobs(settings):
+        if job.kind != "train" or result(settings, job) is None:
+            continue
+        network = build(settings, job, train)[0].eval()
+        best = float("inf")
+        with torch.inference_mode():
+            for _ in range(runs + 1):
+                start = time.perf_counter()
+                network(x)
+                best = min(best, time.perf_counter() - start)
+        found.setdefault(job.arm, []).append(best)
+    say("time of a forward measured")
+    return {arm: float(np.mean(values)) for arm, values in found.items()}
+
+
 def validate(settings: SearchSettings, out: Path, say: Say) -> list[Path]:
     """Write ``chest_ct.md``, ``evidence/`` and ``images/`` below `out`.
 
@@ -146,6 +166,7 @@ def validate(settings: SearchSettings, out: Path, say: Say) -> list[Path]:
     summary = json.loads((settings.output / "results.json").read_text())
     cases, train = data(settings, "test", say), data(settings, "train", say)
     summary["training_free"] = training_free(settings, train, say)
+    summary["seconds"] = latency(settings, train, say)
     table = localise(settings, cases, say)
     shown = [m for m in table if (m.found[0].view, m.arm) == SHIPPED_VIEW]
     place = {

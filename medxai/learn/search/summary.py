@@ -76,14 +76,17 @@ def summarise(settings: SearchSettings) -> list[Path]:
     ]
 
 
-def markdown(table: dict[str, dict[str, Any]]) -> str:
-    """A line for every arm: mean (standard deviation) over seeds."""
+def markdown(table: dict[str, dict[str, Any]], seconds: dict[str, float] | None = None) -> str:
+    """A line for every arm: mean (standard deviation) over seeds, and the CPU time of a case where it was measured."""
     head = ["network", "n", "AUROC, any finding", "AUROC, mean of classes", "sensitivity", "specificity", "F1"]
-    lines = ["| " + " | ".join([*head, "parameters, million", "GMAC"]) + " |", "|" + "---|" * (len(head) + 2)]
+    head += ["parameters, million", "GMAC", *(["CPU, ms a case"] if seconds else [])]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for arm, row in table.items():
         cells = [TITLES.get(arm, arm), str(row["n"])]
         cells += [f"{row[f]['mean']:.3f} ({row[f]['sd']:.3f})" for f in FIGURES[:-1]]
         cells += [f"{row['parameters'] / 1e6:.2f}", f"{row['macs'] / 1e9:.2f}"]
+        if seconds:
+            cells.append(f"{seconds[arm] * 1000:.0f}" if arm in seconds else "")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
