@@ -70,6 +70,7 @@ def test_the_marker_agrees_as_often_as_asked_and_lies_away_from_lesions_and_prio
     assert energy[0] < 0 < energy[1]
 
 
+@pytest.mark.longest
 def test_the_right_prior_keeps_the_shortcut_from_being_learnt(runs: list[Found]) -> None:
     plain, guided, _ = runs
     assert difference(guided.correct, plain.correct).low > 0
@@ -79,6 +80,7 @@ def test_the_right_prior_keeps_the_shortcut_from_being_learnt(runs: list[Found])
     assert plain.parameters == guided.parameters == sum(p.numel() for p in SmallNetwork().parameters())
 
 
+@pytest.mark.longest
 def test_a_wrong_prior_is_agreed_with_and_flagged(runs: list[Found]) -> None:
     plain, _, wrong = runs
     assert difference(wrong.cosine_mirrored, plain.cosine_mirrored).low > 0.1
@@ -88,6 +90,7 @@ def test_a_wrong_prior_is_agreed_with_and_flagged(runs: list[Found]) -> None:
     assert any("deletion" in line for line in said)
 
 
+@pytest.mark.longest
 def test_the_page_shows_every_run_and_flags_the_wrong_prior(runs: list[Found], tmp_path: Path) -> None:
     write_evidence(runs, [], {"covid": (3, 4, 2)}, tmp_path)
     page = (tmp_path / PAGE).read_text()

@@ -104,5 +104,5 @@ def test_chest_slabs_are_labelled_by_their_share_of_infected_slices() -> None:
     labels = {p.name: [p.label(s.start) for s in chest_slabs.slabs([p])] for p in patients}
     assert sum(labels["normal002"]) == 0
     assert 0 < sum(labels["cap002"]) < len(labels["cap002"])
-    assert 0 < sum(labels["P002"]) < len(labels["P002"])
+    assert sum(labels["P002"]) == len(labels["P002"])  # 80 mm of these lungs are nowhere clean
     assert all(p.pixels.min() >= 0 and p.pixels.max() <= 1 for p in patients)

