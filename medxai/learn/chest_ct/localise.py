@@ -91,7 +91,8 @@ def _measured(
     table = dice_at(maps, masks)
     dice = np.empty(n)
     for mine, other in ((even, odd), (odd, even)):
-        dice[mine] = table[mine, TAUS.index(best_tau(maps[other], masks[other]))]
+        known = np.isfinite(table[other]).any()  # a map without evidence has no threshold
+        dice[mine] = table[mine, TAUS.index(best_tau(maps[other], masks[other]))] if known else np.nan
     along = np.maximum(maps, 0).sum(axis=(2, 3))
     truth = masks.sum(axis=(2, 3))
     peak, middle = along.argmax(1), truth.argmax(1)

@@ -21,11 +21,11 @@ from medxai.learn.search.jobs import Job, folder, jobs, result
 from medxai.learn.search.settings import load_search
 
 SMALL = {
-    "data": {"train": 12, "test": 12, "window": [8, 32, 32], "spacing_mm": [10, 10, 10], "search_window": [8, 32, 32]},
+    "data": {"train": 12, "test": 12, "window": [8, 32, 64], "spacing_mm": [10, 10, 5], "search_window": [8, 32, 32]},
     "search": {"epochs": 4, "batch_size": 3, "warmup": 1},
     "ranking": {"candidates": 3, "cases": 6, "seeds": 1},
     "training": {"epochs": 2, "batch_size": 6},
-    "arms": ["searched", "random", "shared_random", "hand_made", "published_strides", "ranked", "small_densenet"],
+    "arms": ["searched", "random", "shared_random", "published_strides", "small_densenet"],
     "seeds": [0],
 }
 
@@ -107,20 +107,6 @@ def test_killed_searches_end_the_same_and_the_flow_goes_on(tmp_path: Path) -> No
     random, searched = (next(r for r in rows if r["arm"] == arm) for arm in ("random", "searched"))
     assert abs(int(random["parameters"]) / int(searched["parameters"]) - 1) <= 0.05
     assert (killed / "seed_0" / "search_searched" / "search.png").stat().st_size > 10_000
-    page = tmp_path / "page"
-    ran = CliRunner().invoke(
-        app, ["validate", "chest_ct", "--config", str(tmp_path / "whole.yaml"), "--out", str(page)]
-    )
-    assert ran.exit_code == 0, ran.output
-    text = (page / "chest_ct.md").read_text()
-    searched = next(row for row in rows if row["arm"] == "searched")
-    assert f"| searched | 1 | {float(searched['auroc']):.3f} (" in text
-    place = json.loads((page / "evidence" / "chest_ct_localisation.json").read_text())
-    assert {tuple(row[:2]) for row in place["rows"]} >= {
-        ("cam, exact", "as published"),
-        ("cam, exact", "that keep depth"),
-    }
-    assert all((page / "images" / name).exists() for name in ("search_chest_ct.png", "chest_ct_maps.png"))
     listed = CliRunner().invoke(app, ["search", "chest_ct", "--config", str(path), "--list"])
     assert "open" not in listed.output
     assert listed.output.count("done") == len(jobs(load_search(path)))
