@@ -107,7 +107,7 @@ def network(name: str):  # type: ignore[no-untyped-def]
 
 
 def _published(size: str):  # type: ignore[no-untyped-def]
-    """Operations of the shipped network, strides and placement as published."""
+    """Operations of the first search, strides and placement as published."""
     from medxai.learn.chest_ct.bundle import SHIPPED
     from medxai.networks.covidnet3d import Architecture
 
@@ -144,7 +144,7 @@ def latency() -> list[Entry]:
         for name in NETWORKS:
             seconds[name].append(timed(runs[name]))
     ratios = [a / b for a, b in zip(seconds["covidnet3d_s"], seconds["densenet3d121"], strict=True)]
-    words = "DenseNet3D-121, forward of one 32x128x128 input, batch 1, eager; operations of the shipped network"
+    words = "DenseNet3D-121, forward of one 32x128x128 input, batch 1, eager; operations of the first search"
     entries = [of_runs(LATENCY[0], ratios, "ratio", None, "lower", words)]
     for name in NETWORKS:
         entries.append(of_runs(f"{name}_32x128x128_seconds", seconds[name], "s", None, "lower", "forward, batch 1"))
