@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ def search_flow(settings: SearchSettings) -> dict[str, Any]:
     @task(name="search-job", task_run_name="{name}", persist_result=False, cache_policy=NO_CACHE)
     def one(name: str, kind: str, arm: str, seed: int) -> float:
         """Do one job; returns its CPU seconds."""
-        return float(run(settings, Job(kind, arm, seed), _say)["cpu_seconds"])
+        while (found := run(settings, Job(kind, arm, seed), _say)) is None:
+            time.sleep(2)  # another process has it
+        return float(found["cpu_seconds"])
 
     @flow(name="search", log_prints=False)
     def whole() -> list[float]:

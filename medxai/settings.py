@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from medxai.errors import SettingsError
 from medxai.settings_network import AETitle, ClientTls, Listen, Retrieve
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Frozen(BaseModel):
@@ -278,6 +280,15 @@ def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> RunSet
     Raises:
         SettingsError: unreadable file, or a wrong value; the message names the field.
     """
+    return make_settings(read_yaml(path) | (overrides or {}), where=str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a mapping.
+
+    Raises:
+        SettingsError: unreadable file, or something else.
+    """
     import yaml
 
     try:
@@ -288,7 +299,7 @@ def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> RunSet
     if not isinstance(data, dict):
         msg = "is not a mapping of settings"
         raise SettingsError(msg, study=str(path))
-    return make_settings(data | (overrides or {}), where=str(path))
+    return data
 
 
 def make_settings(values: dict[str, Any], where: str | None = None) -> RunSettings:
@@ -297,8 +308,17 @@ def make_settings(values: dict[str, Any], where: str | None = None) -> RunSettin
     Raises:
         SettingsError: one line that names every wrong field.
     """
+    return checked(RunSettings, values, where)
+
+
+def checked(kind: type[Model], values: dict[str, Any], where: str | None = None) -> Model:
+    """Validate a dictionary as settings of some kind.
+
+    Raises:
+        SettingsError: one line that names every wrong field.
+    """
     try:
-        return RunSettings.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"

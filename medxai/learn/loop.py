@@ -171,6 +171,22 @@ def settle_norms(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     network.eval()
 
 
+def settle_on(network: nn.Module, sample: Sampler, n: int, seed: int = 5, *, batch_size: int = 16) -> None:
+    """`settle_norms` on all samples in a random order; a rest that fills no batch is left out.
+
+    Args:
+        network: trained.
+        sample: unchanged inputs for a list of indices.
+        n: number of samples.
+        seed: of the order.
+        batch_size: as in training.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(n, generator=generator).tolist()
+    starts = range(0, max(1, n - batch_size + 1), batch_size)
+    settle_norms(network, (sample(order[i : i + batch_size], generator) for i in starts))
+
+
 def _parameter_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
     trained = [p for p in network.parameters() if p.requires_grad]
     matrices = [p for p in trained if p.ndim > 1]

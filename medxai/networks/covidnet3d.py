@@ -89,7 +89,21 @@ class Architecture:
 
     def write(self, path: Path) -> None:
         """Write as JSON, the same bytes for the same architecture."""
-        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
+        write_text(path, json.dumps(self.stated(), indent=1) + "\n")
+
+    def stated(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self) | {"operations": list(self.operations)}
+
+    @classmethod
+    def of(cls, stated: dict[str, Any]) -> Self:
+        """What `stated` gave.
+
+        Raises:
+            BundleError: no architecture.
+            TypeError, KeyError: other fields.
+        """
+        return cls(**(stated | {"operations": tuple(stated["operations"])}))
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -99,8 +113,7 @@ class Architecture:
             BundleError: unreadable, or no architecture.
         """
         try:
-            stated = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**(stated | {"operations": tuple(stated["operations"])}))
+            return cls.of(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, KeyError) as error:
             msg = f"{path.name} holds no architecture ({type(error).__name__})"
             raise BundleError(msg) from error
@@ -320,8 +333,7 @@ def parameters(network: nn.Module) -> int:
 
 def definition(architecture: Architecture, num_classes: int, **more: Any) -> dict[str, Any]:
     """``network_def`` of a bundle."""
-    stated = asdict(architecture) | {"operations": list(architecture.operations)}
-    return {"_target_": f"{__name__}.CovidNet3d", "num_classes": num_classes, **stated, **more}
+    return {"_target_": f"{__name__}.CovidNet3d", "num_classes": num_classes, **architecture.stated(), **more}
 
 
 def _norm(width: int) -> nn.BatchNorm3d:

@@ -10,11 +10,8 @@ from scipy import ndimage
 
 from medxai.explain.cells import cells_of, source_axes
 from medxai.prepare.blocks import Region, block_means
-from medxai.prepare.lungs import lungs
 from medxai.study import Explanation, TrustReport, Volume
 from medxai.trust.gate.verdict import cap, withhold
-
-__all__ = ["LIMITED_ABOVE", "NAME", "WITHHELD_ABOVE", "alarm", "lungs", "margin_mm", "outside_lungs"]
 
 #: Key of the figure in a report.
 NAME = "outside_lungs"

@@ -22,9 +22,9 @@ from medxai.identity import sha256_json
 from medxai.learn.card import Card
 from medxai.learn.chest_ct import synthetic
 from medxai.learn.chest_ct.slabs import SHARE, STEP, Patient, Slab, cut, read_patients, slabs
-from medxai.learn.chest_ct.spec import SPEC
+from medxai.learn.chest_ct.spec import HAND_MADE, SPEC
 from medxai.learn.licence import APACHE, creative_commons
-from medxai.learn.loop import Recipe, fit, settle_norms
+from medxai.learn.loop import Recipe, fit, settle_on
 from medxai.learn.metrics import Interval, auroc, balanced_accuracy, bootstrap, recall
 from medxai.learn.search.report import architecture_card
 from medxai.learn.search.score import predict, score
@@ -39,8 +39,6 @@ LABELS, SYNTHETIC_LABELS = ("clean", "infected"), ("normal", "finding")
 SHIPPED = Path(__file__).with_name("architecture.json")
 #: Which of `candidates` is shipped: the better one on synthetic slabs (docs/chest_ct.md); none beats chance on others.
 CHOSEN = "small_densenet"
-#: Arguments of the hand-made network.
-HAND_MADE: dict[str, Any] = {"growth_rate": 16, "layers": 3}
 #: Synthetic slabs of the pretraining, and its seed; no slab of the comparison is among them. Those of the test are
 #: the ones of the comparison.
 N_PRETRAIN, PRETRAIN_SEED, N_TEST = 960, 2_000_000, 240
@@ -103,7 +101,7 @@ def pretrain(candidate: Candidate, work: Path, say: Say) -> nn.Module:
         checkpoint=work / "pretrained.ckpt",
         progress=lambda epoch, epochs, loss: say(f"chest_ct pretraining: epoch {epoch}/{epochs} loss {loss:.3f}"),
     )
-    _settle(network, lambda chosen: train.sampler(changed=False)(chosen, torch.Generator()), len(train.labels))
+    settle_on(network, train.sampler(changed=False), len(train.labels))
     return network
 
 
@@ -141,7 +139,7 @@ def train_on(
         progress=lambda epoch, epochs, loss: say(f"chest_ct {name}: epoch {epoch}/{epochs} loss {loss:.3f}"),
     )
     plain = [cut(patients[slab.patient], slab.start, 0) for slab in chosen]
-    _settle(network, lambda indices: torch.from_numpy(np.stack([plain[i] for i in indices])), len(plain))
+    settle_on(network, lambda indices, _: torch.from_numpy(np.stack([plain[i] for i in indices])), len(plain))
     return network
 
 
@@ -325,8 +323,3 @@ def _against_chance(pooled: Interval | str) -> tuple[str, ...]:
         f"On real patients it is not distinguishable from chance: pooled AUROC {pooled} on the patient left out. Its "
         "maps show how explanations of a weak model look on real CT, nothing about disease.",
     )
-
-
-def _settle(network: nn.Module, batch: Callable[[Sequence[int]], torch.Tensor], n: int) -> None:
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(5)).tolist()
-    settle_norms(network, (batch(order[i : i + 16]) for i in range(0, max(1, n - 15), 16)))

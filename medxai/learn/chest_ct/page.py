@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import softmax
 
 from medxai.explain.engine import explain
 from medxai.files import write_bytes
 from medxai.learn.chest_ct.synthetic import LABELS, Slabs
 from medxai.learn.search.jobs import Job, folder, result
-from medxai.learn.search.log import probabilities
 from medxai.learn.search.report import architecture_card, save
 from medxai.learn.search.settings import SearchSettings
 from medxai.learn.search.summary import TITLES, markdown
+from medxai.networks.covidnet3d import Architecture
 
 Say = Callable[[str], None]
 #: Layers shown in the picture of maps: method, layer, title.
@@ -259,8 +260,8 @@ def _card(settings: SearchSettings) -> str:
     made = result(settings, job)
     if made is None:
         return ""
-    from medxai.learn.chest_ct.validate import architecture_of
-
     history = np.load(folder(settings, job) / "weights.npy")
-    chance = probabilities(history[-1])
-    return architecture_card(architecture_of(made), settings.data.window, settings.data.spacing_mm, chance)
+    chance = softmax(history[-1].astype(np.float64), axis=1)
+    return architecture_card(
+        Architecture.of(made["architecture"]), settings.data.window, settings.data.spacing_mm, chance
+    )

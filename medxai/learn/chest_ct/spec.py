@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from medxai.prepare.spec import PreparationSpec, WindowIntensity
 
 SPEC = PreparationSpec(
@@ -13,3 +15,5 @@ SPEC = PreparationSpec(
     region="lungs",
     overlap=0.5,
 )
+#: Arguments of the hand-made network, `medxai.networks.densenet3d.SmallDenseNet3d`.
+HAND_MADE: dict[str, Any] = {"growth_rate": 16, "layers": 3}

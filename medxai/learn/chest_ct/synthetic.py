@@ -6,7 +6,6 @@ a patient. The field of view is the slab itself: a random height within the lung
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,11 @@ import numpy.typing as npt
 import torch
 
 from medxai.errors import SettingsError
-from medxai.files import write_bytes
+from medxai.files import atomic_path
 from medxai.identity import sha256_json
 from medxai.learn.chest_ct.spec import SPEC
 from medxai.predict.augment import Augmentation, augment
+from medxai.prepare.intensity import map_intensity
 from medxai.prepare.lungs import lungs
 from medxai.prepare.prepare import lungs_alone
 from medxai.study import Volume
@@ -104,11 +104,10 @@ def draw(n: int, first_seed: int, window: Sequence[int], spacing_mm: Sequence[fl
     count = (n, *window)
     pixels, truth, lungs = np.empty(count, np.float16), np.empty(count, np.uint8), np.empty(count, np.bool_)
     labels = np.empty(n, np.int64)
-    low, high = SPEC.intensity.low, SPEC.intensity.high  # type: ignore[union-attr]
     for number in range(n):
         case = slab(first_seed + number, window, spacing_mm)
         shown = lungs_alone(_volume(case), SPEC.fill).pixels[0]
-        pixels[number] = np.clip((shown - low) / (high - low), 0, 1)
+        pixels[number] = map_intensity(shown, SPEC.intensity)
         truth[number], lungs[number], labels[number] = case.truth, case.lungs, LABELS.index(case.label)
         if (number + 1) % 100 == 0:
             say(f"synthetic CT: {number + 1} of {n} slabs")
@@ -123,9 +122,8 @@ def slabs(
     path = cache / f"slabs_{first_seed}_{n}_{key}.npz"
     if not path.exists():
         made = draw(n, first_seed, window, spacing_mm, say)
-        stream = io.BytesIO()
-        np.savez_compressed(stream, pixels=made.pixels, labels=made.labels, truth=made.truth, lungs=made.lungs)
-        write_bytes(path, stream.getvalue())
+        with atomic_path(path) as temporary:
+            np.savez_compressed(temporary, pixels=made.pixels, labels=made.labels, truth=made.truth, lungs=made.lungs)
     with np.load(path) as stored:
         return Slabs(stored["pixels"], stored["labels"], stored["truth"], stored["lungs"])
 

@@ -74,15 +74,9 @@ def trained(settings: SearchSettings, job: Job) -> CovidNet3d:
     if made is None:
         msg = f"{job.name} is not finished; run `medxai search chest_ct` again"
         raise SettingsError(msg)
-    network = CovidNet3d.of(architecture_of(made), len(LABELS), dropout=settings.training.dropout)
+    network = CovidNet3d.of(Architecture.of(made["architecture"]), len(LABELS), dropout=settings.training.dropout)
     network.load_state_dict(load_file(folder(settings, job) / "model.safetensors"))
     return network.eval()
-
-
-def architecture_of(made: dict[str, Any]) -> Architecture:
-    """The architecture in a result."""
-    stated = made["architecture"]
-    return Architecture(**(stated | {"operations": tuple(stated["operations"])}))
 
 
 def localise(settings: SearchSettings, cases: Slabs, say: Say) -> list[Measured]:
@@ -114,7 +108,14 @@ def training_free(settings: SearchSettings, train: Slabs, say: Say) -> dict[str,
         if job.kind == "train" and (r := result(settings, job)) is not None and r["architecture"] is not None
         if job.arm != "published_strides"
     ]
-    scores = rank([architecture_of(r) for r in made], teacher, inputs, y, len(LABELS), range(settings.ranking.seeds))
+    scores = rank(
+        [Architecture.of(r["architecture"]) for r in made],
+        teacher,
+        inputs,
+        y,
+        len(LABELS),
+        range(settings.ranking.seeds),
+    )
     order = kendalltau(scores, [r["auroc_mean"] for r in made])
     random = np.random.default_rng(5)
     some = [random_architecture(random, frame) for _ in range(12)]
@@ -136,9 +137,10 @@ def latency(settings: SearchSettings, train: Slabs, say: Say, runs: int = 7) -> 
     x = torch.zeros(1, 1, *settings.data.window)
     found: dict[str, list[float]] = {}
     for job in jobs(settings):
-        if job.kind != "train" or result(settings, job) is None:
+        if job.kind != "train" or (made := result(settings, job)) is None:
             continue
-        network = build(settings, job, train)[0].eval()
+        searched = made["architecture"] is not None
+        network = trained(settings, job) if searched else build(settings, job, train)[0].eval()
         best = float("inf")
         with torch.inference_mode():
             for _ in range(runs + 1):

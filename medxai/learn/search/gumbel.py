@@ -60,6 +60,6 @@ def temperature(epoch: int, epochs: int, first: float, last: float) -> float:
 
 
 def entropy(weights: Tensor) -> Tensor:
-    """``[cells]`` entropy of each cell's probabilities as a share of the largest: 1 undecided, 0 decided."""
-    log = torch.log_softmax(weights.detach(), dim=1)
-    return -(log.exp() * log).sum(1) / math.log(weights.shape[1])
+    """Entropy of the probabilities of ``[..., operations]`` as a share of the largest: 1 undecided, 0 decided."""
+    log = torch.log_softmax(weights.detach(), dim=-1)
+    return -(log.exp() * log).sum(-1) / math.log(weights.shape[-1])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medxai.errors import SettingsError
-from medxai.files import write_text
+from medxai.files import atomic_path, write_bytes, write_text
 from medxai.learn.search.settings import SearchSettings
 
 if TYPE_CHECKING:
@@ -127,32 +127,28 @@ def work(settings: SearchSettings, say: Say) -> None:
     while True:
         left = [job for job in todo if result(settings, job) is None]
         ready = [job for job in left if job.needs is None or result(settings, job.needs) is not None]
-        begun = False
-        for job in ready:
-            with _hold(folder(settings, job)) as mine:
-                if mine and result(settings, job) is None:
-                    run(settings, job, say)
-                    begun = True
-                    break
-        if begun:
+        if any(run(settings, job, say) is not None for job in ready):
             continue
         if all(job in ready for job in left):
             return
         time.sleep(2)
 
 
-def run(settings: SearchSettings, job: Job, say: Say) -> dict[str, Any]:
-    """Do one job, or return what it found before."""
-    done = result(settings, job)
-    if done is not None:
-        return done
-    start = time.process_time()
-    say(f"{job.name}: begins")
-    found = _search(settings, job, say) if job.kind == "search" else _train(settings, job, say)
-    found |= {"job": asdict(job), "settings": relevant(settings, job), "cpu_seconds": time.process_time() - start}
-    write_text(folder(settings, job) / "result.json", json.dumps(found, indent=1) + "\n")
-    say(f"{job.name}: done")
-    return found
+def run(settings: SearchSettings, job: Job, say: Say) -> dict[str, Any] | None:
+    """Do one job, or return what it found before; None while another process is at it."""
+    with _hold(folder(settings, job)) as mine:
+        if not mine:
+            return None
+        done = result(settings, job)
+        if done is not None:
+            return done
+        start = time.process_time()
+        say(f"{job.name}: begins")
+        found = _search(settings, job, say) if job.kind == "search" else _train(settings, job, say)
+        found |= {"job": asdict(job), "settings": relevant(settings, job), "cpu_seconds": time.process_time() - start}
+        write_text(folder(settings, job) / "result.json", json.dumps(found, indent=1) + "\n")
+        say(f"{job.name}: done")
+        return found
 
 
 def data(settings: SearchSettings, part: str, say: Say) -> Slabs:
@@ -184,7 +180,7 @@ def _search(settings: SearchSettings, job: Job, say: Say) -> dict[str, Any]:
     from medxai.learn.search.log import Epoch
     from medxai.learn.search.report import draw_search
     from medxai.learn.search.search import SearchRecipe, best_of_random, search
-    from medxai.learn.search.supernet import Supernet3d
+    from medxai.learn.search.supernet import Supernet3d, indices
 
     options = settings.search.model_dump()
     control = job.arm == "shared_random"
@@ -211,10 +207,10 @@ def _search(settings: SearchSettings, job: Job, say: Say) -> dict[str, Any]:
     draw_search(found.rows, found.history, target / "search.png", architecture)
     (target / "search.ckpt").unlink(missing_ok=True)
     return {
-        "architecture": _plain(architecture),
+        "architecture": architecture.stated(),
         "validation_loss": loss,
         "entropy": found.rows[-1].entropy,
-        "cost": costs.of([_operations().index(name) for name in architecture.operations]),
+        "cost": costs.of(indices(architecture)),
     }
 
 
@@ -222,7 +218,7 @@ def _train(settings: SearchSettings, job: Job, say: Say) -> dict[str, Any]:
     import torch
 
     from medxai.learn.chest_ct.synthetic import LABELS
-    from medxai.learn.loop import Recipe, fit, settle_norms
+    from medxai.learn.loop import Recipe, fit, settle_on
     from medxai.learn.search.cost import macs
     from medxai.learn.search.score import predict, score
     from medxai.networks.covidnet3d import parameters
@@ -243,15 +239,12 @@ def _train(settings: SearchSettings, job: Job, say: Say) -> dict[str, Any]:
         checkpoint=folder(settings, job) / "train.ckpt",
         progress=lambda epoch, epochs, loss: say(f"{job.name}: epoch {epoch}/{epochs} loss {loss:.3f}"),
     )
-    generator = torch.Generator().manual_seed(job.seed)
-    plain = train.sampler(changed=False)
-    order = torch.randperm(len(train.labels), generator=generator).tolist()
-    settle_norms(network, (plain(order[i : i + 16], generator) for i in range(0, len(order) - 15, 16)))
+    settle_on(network, train.sampler(changed=False), len(train.labels), job.seed)
     logits = predict(network, test)
     _keep(folder(settings, job), network, logits)
     (folder(settings, job) / "train.ckpt").unlink(missing_ok=True)
     return {
-        "architecture": None if architecture is None else _plain(architecture),
+        "architecture": None if architecture is None else architecture.stated(),
         "parameters": parameters(network),
         "macs": macs(network, settings.data.window),
         **score(logits, test.labels),
@@ -261,6 +254,7 @@ def _train(settings: SearchSettings, job: Job, say: Say) -> dict[str, Any]:
 
 def build(settings: SearchSettings, job: Job, train: Slabs) -> tuple[nn.Module, Architecture | None]:
     """The untrained network of a job, and its architecture where it has one of the space."""
+    from medxai.learn.chest_ct.spec import HAND_MADE
     from medxai.learn.chest_ct.synthetic import LABELS
     from medxai.learn.search.candidates import like
     from medxai.networks.covidnet3d import Architecture, CovidNet3d
@@ -269,7 +263,7 @@ def build(settings: SearchSettings, job: Job, train: Slabs) -> tuple[nn.Module, 
 
     n = len(LABELS)
     drawn_by_hand: dict[str, Callable[[], nn.Module]] = {
-        "small_densenet": lambda: SmallDenseNet3d(n, growth_rate=16, layers=3),
+        "small_densenet": lambda: SmallDenseNet3d(n, **HAND_MADE),
         "densenet3d121": lambda: _deep_enough(densenet3d121(n), settings),
         "resnet3d101": lambda: resnet3d101(n),
         "mc3_18": lambda: Mc3x18(n),
@@ -280,9 +274,7 @@ def build(settings: SearchSettings, job: Job, train: Slabs) -> tuple[nn.Module, 
     if job.needs is not None:
         found = result(settings, job.needs)
         assert found is not None  # noqa: S101
-        architecture = Architecture(
-            **(found["architecture"] | {"operations": tuple(found["architecture"]["operations"])})
-        )
+        architecture = Architecture.of(found["architecture"])
     if job.arm == "random":
         architecture = like(architecture, job.seed)
     elif job.arm == "published_strides":
@@ -330,25 +322,10 @@ def ranking_batch(settings: SearchSettings, train: Slabs) -> tuple[torch.Tensor,
 
 
 def _keep(path: Path, network: nn.Module, logits: Any) -> None:
-    import io
-
     import numpy as np
     from safetensors.torch import save
 
-    from medxai.files import write_bytes
-
     weights = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
     write_bytes(path / "model.safetensors", save(weights))
-    stream = io.BytesIO()
-    np.save(stream, logits)
-    write_bytes(path / "logits.npy", stream.getvalue())
-
-
-def _plain(architecture: Architecture) -> dict[str, Any]:
-    return asdict(architecture) | {"operations": list(architecture.operations)}
-
-
-def _operations() -> tuple[str, ...]:
-    from medxai.networks.covidnet3d import OPERATIONS
-
-    return OPERATIONS
+    with atomic_path(path / "logits.npy") as temporary:
+        np.save(temporary, logits)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
-import numpy as np
-import numpy.typing as npt
-
 from medxai.networks.covidnet3d import OPERATIONS
 
 
@@ -49,10 +46,3 @@ def as_csv(rows: Sequence[Epoch]) -> str:
 def describe(choice: Sequence[int]) -> str:
     """Operations of a path in one word."""
     return "|".join(OPERATIONS[index] for index in choice)
-
-
-def probabilities(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Softmax over the last axis of ``[..., operations]``."""
-    grown = np.exp(weights.astype(np.float64) - weights.max(-1, keepdims=True))
-    found: npt.NDArray[np.float64] = grown / grown.sum(-1, keepdims=True)
-    return found

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from scipy.special import softmax
 
-from medxai.files import write_bytes
-from medxai.learn.search.log import Epoch, probabilities
+from medxai.files import atomic_path
+from medxai.learn.search.gumbel import entropy
+from medxai.learn.search.log import Epoch
 from medxai.networks.covidnet3d import (
     BOTTLENECKS,
     CELLS,
@@ -37,9 +39,8 @@ def draw_search(
     """
     from matplotlib.figure import Figure
 
-    chance = probabilities(history)
-    log = np.log(np.maximum(chance, 1e-12))
-    share = -(chance * log).sum(2) / np.log(len(OPERATIONS))
+    chance = softmax(history.astype(np.float64), axis=2)
+    share = entropy(torch.from_numpy(history)).numpy()
     epochs = [row.epoch for row in rows]
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.1, 1.1, 1))
@@ -72,9 +73,8 @@ def draw_search(
 
 def save(figure: object, path: Path) -> None:
     """Write a figure as PNG, the same bytes for the same figure."""
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=110, metadata={"Software": None})  # type: ignore[attr-defined]
-    write_bytes(path, stream.getvalue())
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110, metadata={"Software": None})  # type: ignore[attr-defined]
 
 
 def architecture_card(

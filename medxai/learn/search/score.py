@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import softmax
 from torch import nn
 
 from medxai.learn.metrics import auroc
@@ -32,9 +33,7 @@ def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> dic
     Sensitivity and specificity are those of the decision that there is any finding, F1 is the mean over classes, AUROC
     that of any finding, ``auroc_mean`` the mean over classes of one against the rest.
     """
-    z = logits.astype(np.float64)
-    p = np.exp(z - z.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
+    p = softmax(logits.astype(np.float64), axis=1)
     decided, y = p.argmax(1), np.asarray(labels)
     ill = y != 0
     f1 = []

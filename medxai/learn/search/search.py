@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from medxai.files import atomic_path, write_bytes, write_text
+from medxai.files import atomic_path, write_text
 from medxai.learn.loop import Sampler
 from medxai.learn.search.cost import CostTable
 from medxai.learn.search.gumbel import Draw, draw, entropy, temperature
@@ -183,7 +183,8 @@ def search(
             torch.save(state, temporary)
         if progress is not None:
             progress(number + 1, recipe.epochs, row)
-    _save_history(folder / "weights.npy", np.stack(history))
+    with atomic_path(folder / "weights.npy") as temporary:
+        np.save(temporary, np.stack(history))
     return Searched(supernet, tuple(rows), np.stack(history), halves)
 
 
@@ -276,11 +277,3 @@ def best_of_random(
         if total / len(half) < least:
             best, least = choice, total / len(half)
     return supernet.architecture(best), least
-
-
-def _save_history(path: Path, history: npt.NDArray[np.float32]) -> None:
-    import io
-
-    stream = io.BytesIO()
-    np.save(stream, history)
-    write_bytes(path, stream.getvalue())

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-from medxai.errors import SettingsError
+from medxai.settings import checked, read_yaml
 
 #: What is trained: networks of the space by how their operations were chosen, and networks drawn by hand.
-ARMS = (
-    "searched", "random", "shared_random", "ranked", "hand_made", "published_strides",
-    "small_densenet", "densenet3d121", "resnet3d101", "mc3_18",
-)  # fmt: skip
 Arm = Literal[
     "searched", "random", "shared_random", "ranked", "hand_made", "published_strides",
     "small_densenet", "densenet3d121", "resnet3d101", "mc3_18",
 ]  # fmt: skip
+ARMS: tuple[Arm, ...] = get_args(Arm)
 Shape = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
@@ -124,7 +121,7 @@ class SearchSettings(_Frozen):
     cost: CostOptions = CostOptions()
     ranking: RankOptions = RankOptions()
     training: TrainOptions = TrainOptions()
-    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ARMS[:8]  # type: ignore[assignment]
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ARMS[:8]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     hand_made: str = "k3e6"
 
@@ -135,18 +132,4 @@ def load_search(path: Path, overrides: dict[str, Any] | None = None) -> SearchSe
     Raises:
         SettingsError: unreadable, or a wrong value; the message names the field.
     """
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        msg = f"cannot be read as YAML ({str(error).splitlines()[0]})"
-        raise SettingsError(msg, study=str(path)) from error
-    if not isinstance(data, dict):
-        msg = "is not a mapping of settings"
-        raise SettingsError(msg, study=str(path))
-    try:
-        return SearchSettings.model_validate(data | (overrides or {}))
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise SettingsError(faults, study=str(path)) from error
+    return checked(SearchSettings, read_yaml(path) | (overrides or {}), where=str(path))

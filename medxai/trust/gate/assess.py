@@ -18,13 +18,14 @@ from medxai.explain.target import resolve
 from medxai.predict.chest_ct import misfits
 from medxai.predict.infer import fuse_logits
 from medxai.predict.windows import Windows, plan_windows
+from medxai.prepare.lungs import lungs
 from medxai.study import Explanation, Prediction, Study, TrustReport, Volume
 from medxai.trust.body import anatomy, graphics
 from medxai.trust.gate.consensus import consensus
 from medxai.trust.gate.figures import MASKING, NAMES, Bench, Candidate
 from medxai.trust.gate.look import Look
 from medxai.trust.gate.verdict import Calibration, cap, judge
-from medxai.trust.lungs import alarm, lungs
+from medxai.trust.lungs import alarm
 from medxai.trust.metal import metal
 
 if TYPE_CHECKING:
