@@ -50,26 +50,36 @@ const look = (page, world, pixel) => page.evaluate((place, column) => {
   };
 }, world ?? null, pixel ?? null);
 
+// Brings the wanted place or frame on the screen. Asked for again while waiting: on a slow machine OHIF fills the
+// viewport once more after it looked settled, and then begins at the first image.
+const move = (page, step) => page.evaluate(async (place, index) => {
+  const { viewportGridService, cornerstoneViewportService } = window.services;
+  const viewport = cornerstoneViewportService.getCornerstoneViewport(viewportGridService.getActiveViewportId());
+  let done = false;
+  if (index !== null && viewport.setImageIdIndex) { await viewport.setImageIdIndex(index); done = true; }
+  else if (place && viewport.jumpToWorld) done = viewport.jumpToWorld(place);
+  viewport.render();
+  return done;
+}, step.world ?? null, step.index ?? null);
+
 // Outlines of a report are SVG that comes after the image; on a slow machine well after it.
-async function outlined(page, limit) {
+async function outlined(page, step, limit) {
   for (const begin = Date.now(); Date.now() - begin < limit; await pause(500)) {
-    const shapes = await page.evaluate(() => {
-      const { viewportGridService, cornerstoneViewportService } = window.services;
-      cornerstoneViewportService.getCornerstoneViewport(viewportGridService.getActiveViewportId())?.render();
-      return document.querySelectorAll('svg.svg-layer :is(path, polyline, polygon, circle, ellipse, line)').length;
-    });
+    await move(page, step);
+    const shapes = await page.evaluate(
+      () => document.querySelectorAll('svg.svg-layer :is(path, polyline, polygon, circle, ellipse, line)').length);
     if (shapes) { await pause(1000); return; }
   }
   throw new Error('no outline was drawn');
 }
 
 // Colours of a map or of segments come when their frames have been fetched and decoded.
-async function coloured(page, limit) {
+async function coloured(page, step, limit) {
   for (const begin = Date.now(); Date.now() - begin < limit; await pause(500)) {
+    await move(page, step);
     const share = await page.evaluate(() => {
       const { viewportGridService, cornerstoneViewportService } = window.services;
       const viewport = cornerstoneViewportService.getCornerstoneViewport(viewportGridService.getActiveViewportId());
-      viewport.render();
       const { width, height } = viewport.canvas;
       const data = viewport.canvas.getContext('2d').getImageData(0, 0, width, height).data;
       let found = 0;
@@ -83,9 +93,10 @@ async function coloured(page, limit) {
   throw new Error('nothing was coloured');
 }
 
-async function settled(page, step, limit) {
+async function settled(page, step, limit, placed = false) {
   let last = '';
   for (const begin = Date.now(); Date.now() - begin < limit; await pause(700)) {
+    if (placed) await move(page, step);
     const state = await look(page, step.world, step.pixel);
     const text = JSON.stringify(state);
     if (state && text === last) return state;
@@ -106,19 +117,11 @@ async function show(page, step) {
     for (const begin = Date.now(); Date.now() - begin < 15000; await pause(500)) if (await press(page, answer)) break;
     state = await settled(page, step, 60000);
   }
-  const moved = await page.evaluate(async (place, index) => {
-    const { viewportGridService, cornerstoneViewportService } = window.services;
-    const viewport = cornerstoneViewportService.getCornerstoneViewport(viewportGridService.getActiveViewportId());
-    let done = false;
-    if (index !== null && viewport.setImageIdIndex) { await viewport.setImageIdIndex(index); done = true; }
-    else if (place && viewport.jumpToWorld) done = viewport.jumpToWorld(place);
-    viewport.render();
-    return done;
-  }, step.world ?? null, step.index ?? null);
+  const moved = await move(page, step);
   await pause(step.rest ?? 3000);
-  state = await settled(page, step, 30000);
-  if (step.drawn) await outlined(page, 60000);
-  if (step.coloured) await coloured(page, 60000);
+  if (step.drawn) await outlined(page, step, 60000);
+  if (step.coloured) await coloured(page, step, 60000);
+  state = await settled(page, step, 30000, true);
   await page.screenshot({ path: step.out });
   return { ...state, title, moved, out: step.out };
 }
