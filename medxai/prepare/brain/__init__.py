@@ -1,0 +1,1 @@
+"""From functional and diffusion MRI to what fusion networks see."""
