@@ -55,7 +55,7 @@ def read_nifti(path: Path, modality: str = "OT", body_part: str = "") -> Volume:
         bad = int(data.size - np.isfinite(data).sum())
         msg = f"holds {bad} NaN or infinite voxels; fill them before analysis"
         raise IngestError(msg, study=path.name)
-    affine = _lps_affine(image, path)
+    affine = lps_affine(image, path.name)
     return Volume(
         pixels=np.ascontiguousarray(data.transpose(2, 1, 0))[None],
         axes="DHW",
@@ -66,13 +66,18 @@ def read_nifti(path: Path, modality: str = "OT", body_part: str = "") -> Volume:
     )
 
 
-def _lps_affine(image: object, path: Path) -> Affine:
+def lps_affine(image: object, study: str) -> Affine:
+    """Affine of a nibabel image, index ``(d, h, w)`` -> LPS mm of the first three axes turned to ``(k, j, i)``.
+
+    Raises:
+        GeometryError: no orientation, singular, or sform and qform disagree by more than 0.1 mm.
+    """
     header = image.header  # type: ignore[attr-defined]
     sform, scode = header.get_sform(coded=True)
     qform, qcode = header.get_qform(coded=True)
     if not scode and not qcode:
         msg = "has neither sform nor qform (both codes 0): the place in the patient is unknown; set one"
-        raise GeometryError(msg, study=path.name)
+        raise GeometryError(msg, study=study)
     if scode and qcode:
         shape = np.array(header.get_data_shape()[:3]) - 1
         corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * [*shape, 1]
@@ -80,10 +85,10 @@ def _lps_affine(image: object, path: Path) -> Affine:
         if distance > _AGREEMENT_MM:
             words = "decide which is right and set the other code to 0"
             msg = f"sform and qform disagree by up to {distance:.1f} mm; {words}"
-            raise GeometryError(msg, study=path.name)
+            raise GeometryError(msg, study=study)
     ras = sform if scode else qform
     if not np.isfinite(ras).all() or abs(np.linalg.det(ras[:3, :3])) < 1e-9:
         msg = "has a singular affine; the voxel grid cannot be placed in the patient"
-        raise GeometryError(msg, study=path.name)
+        raise GeometryError(msg, study=study)
     lps: Affine = _RAS_TO_LPS @ ras
     return lps[:, [2, 1, 0, 3]]
