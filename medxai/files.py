@@ -1,7 +1,8 @@
-"""Atomic writing: a file is either absent or complete, whatever happens in between."""
+"""Atomic writing: a file is either absent or complete, whatever happens in between; and one process at a time."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -29,6 +30,19 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Yield whether no other process works in `folder`; the system lets go of it when this one dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def write_bytes(target: Path, data: bytes) -> Path:

@@ -6,19 +6,19 @@ The files are the record of what has arrived: one is there, whole and synchronis
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medxai.errors import MedxaiError
+from medxai.files import alone
 from medxai.identity import pseudonym, sha256_text
 from medxai.records.received import ReceivedStudies
 
@@ -218,16 +218,9 @@ class Spool:
         shutil.rmtree(gone, ignore_errors=True)
         return True
 
-    @contextmanager
-    def exclusive(self) -> Iterator[bool]:
-        """Yield True while no other process works on this spool; the system lets go of it when we die."""
-        with (self.root / ".lock").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+    def exclusive(self) -> AbstractContextManager[bool]:
+        """Yield True while no other process works on this spool."""
+        return alone(self.root)
 
     def _known(self, key: str) -> _Study:
         if key not in self._studies:

@@ -1,22 +1,19 @@
 """The pieces of a comparison: searches and trainings, each done once, in any number of processes.
 
-A job writes its result last and atomically. A job that is killed starts from its own checkpoint; one that another
-process works at is passed over, by a lock that the system lets go with the process.
+Each is a piece of `medxai.learn.pieces`; one that is killed starts from its own checkpoint.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medxai.errors import SettingsError
-from medxai.files import atomic_path, write_bytes, write_text
+from medxai.files import atomic_path, write_bytes
+from medxai.learn.pieces import finished, piece
 from medxai.learn.search.settings import SearchSettings
 
 if TYPE_CHECKING:
@@ -81,14 +78,7 @@ def result(settings: SearchSettings, job: Job) -> dict[str, Any] | None:
     Raises:
         SettingsError: it was made with other settings.
     """
-    path = folder(settings, job) / "result.json"
-    if not path.exists():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text())
-    if found["settings"] != relevant(settings, job):
-        msg = f"{job.name} was made with other settings; choose another output folder or remove it"
-        raise SettingsError(msg, study=str(settings.output))
-    return found
+    return finished(folder(settings, job), relevant(settings, job))
 
 
 def relevant(settings: SearchSettings, job: Job) -> dict[str, Any]:
@@ -108,19 +98,6 @@ def relevant(settings: SearchSettings, job: Job) -> dict[str, Any]:
     return {name: stated[name] for name in names}
 
 
-@contextmanager
-def _hold(path: Path) -> Iterator[bool]:
-    """Yield whether this process alone has the job."""
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
 def work(settings: SearchSettings, say: Say) -> None:
     """Do all jobs that nobody else does; returns when there is nothing left to begin."""
     todo = jobs(settings)
@@ -136,19 +113,12 @@ def work(settings: SearchSettings, say: Say) -> None:
 
 def run(settings: SearchSettings, job: Job, say: Say) -> dict[str, Any] | None:
     """Do one job, or return what it found before; None while another process is at it."""
-    with _hold(folder(settings, job)) as mine:
-        if not mine:
-            return None
-        done = result(settings, job)
-        if done is not None:
-            return done
-        start = time.process_time()
-        say(f"{job.name}: begins")
+
+    def do() -> dict[str, Any]:
         found = _search(settings, job, say) if job.kind == "search" else _train(settings, job, say)
-        found |= {"job": asdict(job), "settings": relevant(settings, job), "cpu_seconds": time.process_time() - start}
-        write_text(folder(settings, job) / "result.json", json.dumps(found, indent=1) + "\n")
-        say(f"{job.name}: done")
-        return found
+        return found | {"job": asdict(job)}
+
+    return piece(folder(settings, job), relevant(settings, job), do, say)
 
 
 def data(settings: SearchSettings, part: str, say: Say) -> Slabs:
