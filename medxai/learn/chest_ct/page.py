@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.special import softmax
+from scipy.stats import t
 
 from medxai.explain.engine import explain
 from medxai.files import write_bytes
@@ -190,7 +191,7 @@ def _conclusion(summary: dict[str, Any]) -> list[str]:
         if len(values) < 2:
             continue
         mean, sd = float(values.mean()), float(values.std(ddof=1))
-        half = 4.303 * sd / len(values) ** 0.5 if len(values) == 3 else 2 * sd / len(values) ** 0.5
+        half = float(t.ppf(0.975, len(values) - 1)) * sd / len(values) ** 0.5
         verdict = "no difference that these seeds can show"
         if mean - half > 0:
             verdict = "the searched ones are better"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 from scipy.stats import kendalltau
@@ -47,6 +48,8 @@ class Measured:
         """A line of the table: means over cases, their standard deviation over seeds."""
 
         def of(values: list[float], digits: int = 2) -> str:
+            if not np.isfinite(values).all():
+                return "no evidence in a whole seed"
             sd = f" ({np.std(values, ddof=1):.{digits}f})" if len(values) > 1 else ""
             return f"{np.mean(values):.{digits}f}{sd}"
 
@@ -56,12 +59,18 @@ class Measured:
             DEPTHS[self.arm],
             " x ".join(map(str, first.cells)),
             " x ".join(f"{v:g}" for v in first.cell_mm),
-            of([float(np.nanmean(f.dice)) for f in self.found]),
-            of([float(np.nanmean(f.lift)) for f in self.found]),
+            of([_known(f.dice) for f in self.found]),
+            of([_known(f.lift) for f in self.found]),
             of([f.sensitivity for f in self.found]),
             of([float(np.median(f.slice_mm)) for f in self.found], 1),
             of([float(np.median(f.centre_mm)) for f in self.found], 1),
         ]
+
+
+def _known(values: npt.NDArray[np.float64]) -> float:
+    """Mean of the cases whose map has evidence, NaN without any."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
 
 
 def trained(settings: SearchSettings, job: Job) -> CovidNet3d:
@@ -182,9 +191,9 @@ def validate(settings: SearchSettings, out: Path, say: Say) -> list[Path]:
         },
     }
     paths = [
-        write_text(evidence / "search_chest_ct.json", json.dumps(summary, indent=1) + "\n"),
+        write_text(evidence / "search_chest_ct.json", json.dumps(summary, indent=1, allow_nan=False) + "\n"),
         write_bytes(evidence / "search_chest_ct.csv", (settings.output / "results.csv").read_bytes()),
-        write_text(evidence / "chest_ct_localisation.json", json.dumps(place, indent=1) + "\n"),
+        write_text(evidence / "chest_ct_localisation.json", json.dumps(place, indent=1, allow_nan=False) + "\n"),
         write_text(evidence / "chest_ct_localisation.csv", _cases(table)),
     ]
     paths += pictures(settings, cases, out / "images", say)

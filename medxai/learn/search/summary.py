@@ -83,7 +83,7 @@ def markdown(table: dict[str, dict[str, Any]], seconds: dict[str, float] | None 
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for arm, row in table.items():
         cells = [TITLES.get(arm, arm), str(row["n"])]
-        cells += [f"{row[f]['mean']:.3f} ({row[f]['sd']:.3f})" for f in FIGURES[:-1]]
+        cells += [_stated(row[figure]) for figure in FIGURES[:-1]]
         cells += [f"{row['parameters'] / 1e6:.2f}", f"{row['macs'] / 1e9:.2f}"]
         if seconds:
             cells.append(f"{seconds[arm] * 1000:.0f}" if arm in seconds else "")
@@ -91,11 +91,16 @@ def markdown(table: dict[str, dict[str, Any]], seconds: dict[str, float] | None 
     return "\n".join(lines) + "\n"
 
 
+def _stated(figure: dict[str, Any]) -> str:
+    """Mean (sd); the mean alone of a single seed."""
+    return f"{figure['mean']:.3f}" + (f" ({figure['sd']:.3f})" if figure["sd"] is not None else "")
+
+
 def _spread(every: list[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {"n": len(every)}
     for figure in FIGURES:
         values = np.array([r[figure] for r in every])
-        sd = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+        sd = float(values.std(ddof=1)) if len(values) > 1 else None
         found[figure] = {"mean": float(values.mean()), "sd": sd, "values": values.tolist()}
     for count in ("parameters", "macs"):
         found[count] = float(np.mean([r[count] for r in every]))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from medxai.cli import app
@@ -110,3 +113,21 @@ def test_killed_searches_end_the_same_and_the_flow_goes_on(tmp_path: Path) -> No
     listed = CliRunner().invoke(app, ["search", "chest_ct", "--config", str(path), "--list"])
     assert "open" not in listed.output
     assert listed.output.count("done") == len(jobs(load_search(path)))
+    _check_page(tmp_path / "whole.yaml", tmp_path / "docs", rows)
+
+
+def _check_page(path: Path, docs: Path, rows: list[dict[str, str]]) -> None:
+    """The page of this comparison has its figures, its pictures and the operation of every cell."""
+    command = [sys.executable, "-m", "medxai", "validate", "chest_ct", "--config", str(path), "--out", str(docs)]
+    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, stdout=subprocess.DEVNULL)
+    page = (docs / "chest_ct.md").read_text()
+    assert "nan" not in page
+    for row in rows:
+        assert f"| 1 | {float(row['auroc']):.3f} | {float(row['auroc_mean']):.3f} |" in page
+    searched = next(row for row in rows if row["arm"] == "searched")
+    card = re.findall(r"^\| \d+ \| \d \| \d+ \| (\w+) \|", page[page.index("## Architecture") :], re.MULTILINE)
+    assert card == searched["operations"].split("|")
+    for name in re.findall(r"\]\((images/[a-z_]+\.png)\)", page):
+        assert np.asarray(Image.open(docs / name).convert("L")).std() > 10
+    place = json.loads((docs / "evidence" / "chest_ct_localisation.json").read_text())
+    assert {row[1] for row in place["rows"]} == {"that keep depth", "as published"}
