@@ -101,16 +101,14 @@ class _Enough(Exception):
     """All wanted calls have returned."""
 
 
-def capture(
-    network: nn.Module, x: Tensor, calls: Sequence[str], *, stop: bool = False
-) -> tuple[dict[str, Tensor], Any]:
+def capture(network: nn.Module, x: Any, calls: Sequence[str], *, stop: bool = False) -> tuple[dict[str, Tensor], Any]:
     """Values that module calls return in a run, and the output; in whatever grad mode the caller is in.
 
     Can be traced and exported: what follows the last call is then dead code.
 
     Args:
         network: in evaluation mode.
-        x: ``[B, C, *S]``.
+        x: ``[B, C, *S]``, or what else the network takes.
         calls: ``name`` or ``name#k``; they must occur.
         stop: end the run after the last of them; the output is None.
 

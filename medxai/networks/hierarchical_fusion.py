@@ -122,17 +122,21 @@ class HierarchicalFusion(nn.Module):
             found = self.encoder(array, self._domains[name])
         return found
 
-    def target_calls(self, inputs: Sequence[str] | None = None) -> dict[str, str]:
+    def target_calls(
+        self, inputs: Sequence[str] | None = None, encoder: str = ENCODER_LAYER, pyramid: str = PYRAMID_LAYER
+    ) -> dict[str, str]:
         """Module call whose activation stands for each modality in a map, as ``layer#call``.
 
         Args:
             inputs: modalities that are given; the shared encoder is called once for each, in the order of
                 `MODALITIES`. All of the network's if None.
+            encoder: layer of the ResNet; an earlier one has a finer grid.
+            pyramid: layer of the pyramid; ``encoders.0`` has the finest grid, and with it a course.
         """
         given = [name for name in self.modalities if inputs is None or name in inputs]
         volumes = [name for name in given if name != "dfc"]
         return {
-            name: f"pyramid.{PYRAMID_LAYER}#0" if name == "dfc" else f"encoder.{ENCODER_LAYER}#{volumes.index(name)}"
+            name: f"pyramid.{pyramid}#0" if name == "dfc" else f"encoder.{encoder}#{volumes.index(name)}"
             for name in given
         }
 
