@@ -57,12 +57,12 @@ def evidence_share(
     Raises:
         ExplainError: none or more than one subject, or no such class.
     """
-    names = tuple(name for name in network.modalities if name in inputs)
+    names = tuple(name for name in network.modalities if name in inputs)  # type: ignore[union-attr]
     if not names or any(len(inputs[name]) != 1 for name in names):
         raise ExplainError("shares are of one subject: inputs are [1, C, *S], at least one of them")
     with torch.inference_mode(), evaluation(network):
         seen = network.embed({name: inputs[name] for name in names})  # type: ignore[operator]
-        unseen = {name: network.absent[name][None] for name in names} if baseline is None else baseline
+        unseen = {name: network.absent[name][None] for name in names} if baseline is None else baseline  # type: ignore[index]
         who = coalitions(len(names))
         embeddings = {name: value.expand(len(who), -1) for name, value in seen.items()}
         for column, name in enumerate(names):

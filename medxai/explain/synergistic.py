@@ -136,7 +136,7 @@ def synergistic_maps(
     Raises:
         ExplainError: none or more than one subject, no such class, or a layer without channels that differ anywhere.
     """
-    given = {name: inputs[name] for name in network.modalities if name in inputs}
+    given = {name: inputs[name] for name in network.modalities if name in inputs}  # type: ignore[union-attr]
     if not given or any(len(array) != 1 for array in given.values()):
         raise ExplainError("a synergistic map is of one subject: inputs are [1, C, *S], at least one of them")
     where = dict(calls or network.target_calls(tuple(given)))  # type: ignore[operator]
