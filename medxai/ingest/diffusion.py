@@ -32,8 +32,9 @@ def read_diffusion(header: Dataset) -> Diffusion | None:
 
     Reads DiffusionBValue and DiffusionGradientOrientation (PS3.3 C.8.13.5.9), and the private elements of Siemens
     (0019,100C/E), GE (0043,1039 and 0019,10BB-BD), Philips (2001,1003 and 2005,10B0-B2) and United Imaging
-    (0065,1009/37), each only where the block is the vendor's. GE's directions are in the scanner's frame and are left
-    out.
+    (0065,1009/37), each only where the block is the vendor's. United Imaging's directions lie along the columns, rows
+    and normal of the image (checked with dcm2niix) and are turned to the patient. GE's are in the scanner's frame and
+    are left out.
     """
     b = _number(header.get("DiffusionBValue", None))
     direction = _vector(header.get("DiffusionGradientOrientation", None))
@@ -57,8 +58,19 @@ def _private(header: Dataset) -> tuple[float | None, tuple[float, float, float] 
         more = _block(header, 0x2005, "Philips MR Imaging DD 001")
         return b, _vector([more(0xB0), more(0xB1), more(0xB2)]) if more is not None else None
     if (imaging := _block(header, 0x0065, "Image Private Header")) is not None:
-        return _number(imaging(0x09)), _vector(imaging(0x37))
+        return _number(imaging(0x09)), _of_image(_vector(imaging(0x37)), header)
     return None, None
+
+
+def _of_image(direction: tuple[float, float, float] | None, header: Dataset) -> tuple[float, float, float] | None:
+    """A direction along columns, rows and normal of the image, in the patient; None without an orientation."""
+    try:
+        row, column = np.array([float(v) for v in header.ImageOrientationPatient]).reshape(2, 3)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    if direction is None:
+        return None
+    return _vector(direction[0] * row + direction[1] * column + direction[2] * np.cross(row, column))
 
 
 def _block(header: Dataset, group: int, creator: str) -> Any:
