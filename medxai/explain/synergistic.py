@@ -25,6 +25,8 @@ from medxai.explain.resize import resize
 
 #: Published strength of the markers, in the units of the input.
 PUBLISHED_GAMMA = 10.0
+#: Subjects of whom only embeddings exist that are classified at once.
+_ROWS = 64
 
 
 class FusionNetwork(Protocol):
@@ -168,8 +170,8 @@ def _weigh(
 
     def gains(changed: Sequence[str], rows: int) -> Tensor:
         found = []
-        for start in range(0, rows, options.chunk):
-            stop = min(start + options.chunk, rows)
+        for start in range(0, rows, _ROWS):
+            stop = min(start + _ROWS, rows)
             embeddings = {name: value.expand(stop - start, -1) for name, value in alone.items()}
             embeddings |= {name: marked[name][places[name][start:stop]] for name in changed}
             found.append(_score(network.classify(embeddings), target, options.score))  # type: ignore[operator]
@@ -212,7 +214,7 @@ def _marked(network: nn.Module, name: str, array: Tensor, activation: Tensor, op
     found = []
     for start in range(0, len(small), options.chunk):
         marks = enlarge(small[start : start + options.chunk], spatial)[:, None].to(array)
-        changed = array * marks if options.marker == "mask" else marks.mul_(gamma).add(array)
+        changed = array * marks if options.marker == "mask" else marks.mul_(gamma).add_(array)
         found.append(network.encode(name, changed))  # type: ignore[operator]
     return torch.cat(found)
 

@@ -62,12 +62,13 @@ def synergy_picture(matrix: npt.ArrayLike, networks: Sequence[str], path: Path) 
     axes = figure.add_subplot()
     top = max(float(np.abs(values).max()), 1e-12)
     shown = np.ma.masked_where(np.eye(len(values), dtype=bool), values)
+    axes.set_facecolor("0.8")  # the diagonal
     image = axes.imshow(shown, cmap="RdBu_r", vmin=-top, vmax=top)
     for i in range(len(values)):
         for j in range(len(values)):
             if i != j:
                 dark = abs(values[i, j]) > 0.6 * top
-                axes.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", fontsize=7,
+                axes.text(j, i, f"{values[i, j]:+.3f}", ha="center", va="center", fontsize=7,
                           color="white" if dark else "black")  # fmt: skip
     axes.set_xticks(range(len(networks)), networks, rotation=40, ha="right", fontsize=8)
     axes.set_yticks(range(len(networks)), networks, fontsize=8)

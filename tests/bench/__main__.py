@@ -24,6 +24,7 @@ from tests.bench import (
     quantus,
     search,
     studies,
+    synergistic,
     transport,
     trust,
 )
@@ -60,6 +61,9 @@ SUITES: dict[tuple[str, ...], Callable[[], list[Entry]]] = {
         "growth_classes_exponent",
     ): growth.growth,
     lung_live.NAMES: lung_live.live,
+    ("sam_over_forwards",): synergistic.over_forwards,
+    ("sam_peak_memory_over_chunk",): synergistic.memory,
+    ("fusion_step_seconds",): synergistic.step,
     ("insertion_deletion_3d_over_forwards",): trust.insertion_deletion,
     quantus.names(): quantus.over_quantus,
     ("gate_fast_forwards",): gate.forwards,

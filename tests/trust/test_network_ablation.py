@@ -238,8 +238,9 @@ def test_fifty_ways() -> None:
 
 
 def test_pictures(tmp_path: Path) -> None:
-    ablation = Decoder(*cohort(("Default", "Visual"))).knocked("permute")
-    effect_chart(ablation.effects(), tmp_path / "effects.png")
+    decoder = Decoder(*cohort(("Default", "Visual")))
+    ablation = decoder.knocked()
+    effect_chart(decoder.knocked("permute").effects(), tmp_path / "effects.png")
     synergy_picture(ablation.synergy(), ablation.networks, tmp_path / "synergy.png")
     for name, colour in (("effects", (59, 111, 182)), ("synergy", (103, 0, 31))):
         pixels = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")).reshape(-1, 3).astype(int)
