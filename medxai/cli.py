@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from medxai import __version__
+from medxai.cli_brain import brain_app
 from medxai.cli_listen import listen, outbox_app, pull, received
 from medxai.cli_progress import progress
 from medxai.cli_rows import print_rows
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(help="Look at model bundles, and compile them for this machine.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(brain_app, name="brain")
 app.add_typer(trust_app, name="trust")
 app.add_typer(outbox_app, name="outbox")
 app.add_typer(search_app, name="search")

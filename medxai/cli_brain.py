@@ -1,0 +1,86 @@
+"""``medxai brain``: features of functional and diffusion MRI."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+brain_app = typer.Typer(help="Functional and diffusion MRI of the brain.", no_args_is_help=True)
+
+_EXAMPLE = """
+\b
+medxai brain features fmriprep/ --atlas schaefer.nii.gz --labels schaefer.tsv --out features/
+medxai brain features --config configs/brain_features.yaml
+Everything else (band, confounds, windows, tracts) stands in the configuration file.
+"""
+
+
+@brain_app.command("features", epilog=_EXAMPLE)
+def features(
+    source: Annotated[Path | None, typer.Argument(metavar="[INPUT]", help="BIDS data set, raw or of fMRIPrep.")] = None,
+    atlas: Annotated[Path | None, typer.Option(help="NIfTI of labels or probabilities, in the scans' space.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="TSV or CSV: index, name and perhaps network.")] = None,
+    networks: Annotated[
+        Path | None, typer.Option(help="NIfTI of Yeo's 7 or 17 networks, for regions by overlap.")
+    ] = None,
+    diffusion_atlas: Annotated[Path | None, typer.Option(help="NIfTI of labels in the diffusion scans' space.")] = None,
+    diffusion_labels: Annotated[Path | None, typer.Option(help="TSV or CSV of its regions.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the derivatives data set.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; options win over it.")] = None,
+    task: Annotated[str | None, typer.Option(help="Which functional series, where there are several.")] = None,
+    space: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    session: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    run: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    windows: Annotated[int | None, typer.Option(min=1, help="Windows of dynamic connectivity.")] = None,
+    dummies: Annotated[int | None, typer.Option(min=0, help="Volumes dropped at the start.")] = None,
+    repetition: Annotated[float | None, typer.Option(help="Repetition time in s, instead of the headers'.")] = None,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Regions outside the scan are zeros.")] = False,
+    fix_gradients: Annotated[bool, typer.Option("--fix-gradients", help="Use the flip that the image shows.")] = False,
+) -> None:
+    """ALFF, fALFF, ReHo, static and dynamic connectivity; FA, MD and structural connectivity.
+
+    A subject is done once: run again to resume. Failures go to OUT/failures.tsv with their reason, and end with exit
+    code 2 after the other subjects.
+    """
+    from medxai.prepare.brain.cohort import run_dataset
+    from medxai.prepare.brain.settings import FeatureSettings, load_features
+    from medxai.session import quiet_libraries
+    from medxai.settings import checked, read_yaml
+
+    quiet_libraries()
+    base: dict[str, Any] = read_yaml(config) if config else {}
+    plain: dict[str, Any] = {
+        "input": source,
+        "output": out,
+        "task": task,
+        "space": space,
+        "session": session,
+        "run": run,
+    }
+    plain |= {"dummies": dummies, "repetition_seconds": repetition}
+    parts: dict[str, dict[str, Any]] = {
+        "atlas": {"image": atlas, "table": labels, "network_image": networks, "allow_missing": allow_missing or None},
+        "diffusion_atlas": {"image": diffusion_atlas, "table": diffusion_labels},
+        "window": {"count": windows},
+        "diffusion": {"fix_gradients": fix_gradients or None},
+    }
+    changes: dict[str, Any] = {name: value for name, value in plain.items() if value is not None}
+    for name, values in parts.items():
+        given = {key: value for key, value in values.items() if value is not None}
+        if given:
+            changes[name] = {**(base.get(name) or {}), **given}
+    settings = load_features(config, changes) if config else checked(FeatureSettings, changes, "brain features")
+    started = time.monotonic()
+
+    def say(line: str) -> None:
+        typer.echo(f"[{time.monotonic() - started:7.1f} s] {line}")
+
+    outcomes = run_dataset(settings, say)
+    failed = sum(outcome.state == "failed" for outcome in outcomes)
+    typer.echo(f"{len(outcomes) - failed} of {len(outcomes)} subjects: {settings.output}")
+    if failed:
+        typer.secho(f"reasons of the others: {settings.output / 'failures.tsv'}", err=True, fg="yellow")
+        raise typer.Exit(2)

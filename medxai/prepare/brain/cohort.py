@@ -1,0 +1,115 @@
+"""Features of a whole data set: each subject once, failures with their reason, resumed when killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from medxai.errors import MedxaiError
+from medxai.files import write_text
+from medxai.identity import sha256_file, sha256_files, sha256_json
+from medxai.prepare.brain.atlas import read_atlas
+from medxai.prepare.brain.bids import scans_of, subjects
+from medxai.prepare.brain.derivatives import read_index, write_dataset, write_subject
+from medxai.prepare.brain.features import Clock, subject_features
+from medxai.prepare.brain.settings import AtlasOptions, FeatureSettings
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a subject: ``done``, ``done before`` or ``failed`` with the reason."""
+
+    subject: str
+    state: str
+    code: str = ""
+    reason: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def run_subject(subject: str, settings: FeatureSettings, say: Say = lambda _: None) -> Outcome:
+    """Compute and write one subject, or find that this was done before with the same files and settings.
+
+    A failure is an outcome with its reason and stops nobody else.
+    """
+    clock = Clock()
+    try:
+        scans = scans_of(settings.input, subject, settings)
+        inputs, chosen = sha256_files(scans.files), settings_hash(settings)
+        index = read_index(settings.output, subject)
+        if index and (index["inputs_sha256"], index["settings_sha256"]) == (inputs, chosen):
+            root = settings.output / subject
+            if all((root / f).is_file() and sha256_file(root / f) == digest for f, digest in index["files"].items()):
+                return Outcome(subject, "done before")
+        found = subject_features(scans, settings, clock)
+        with clock.step("write"):
+            weight = settings.diffusion.weight
+            write_subject(settings.output, found, settings.regional, weight, inputs, chosen)
+    except MedxaiError as error:
+        outcome = Outcome(subject, "failed", error.code, error.reason)
+    except (ValueError, ArithmeticError, LookupError, OSError, MemoryError) as error:
+        # What Python says may quote paths or header values; its kind and place do not.
+        outcome = Outcome(subject, "failed", "unexpected", f"{type(error).__name__} while computing; report it")
+    else:
+        outcome = Outcome(subject, "done", seconds={name: round(v, 3) for name, v in clock.seconds.items()})
+    if outcome.state == "failed":
+        say(f"{subject} failed: {outcome.reason}")
+    else:
+        say(f"{subject} done in {sum(outcome.seconds.values()):.1f} s")
+    return outcome
+
+
+def run_dataset(settings: FeatureSettings, say: Say = lambda _: None) -> list[Outcome]:
+    """All subjects, one after the other; finished ones are skipped.
+
+    Raises:
+        MedxaiError: the input is no BIDS data set, or an atlas cannot be read.
+    """
+    names = begin(settings)
+    outcomes = []
+    for number, subject in enumerate(names, 1):
+        say(f"{number}/{len(names)} {subject}")
+        outcomes.append(run_subject(subject, settings, say))
+    finish(settings, outcomes)
+    return outcomes
+
+
+def begin(settings: FeatureSettings) -> tuple[str, ...]:
+    """Check what all subjects need, write the data set's own files, and name the subjects.
+
+    Raises:
+        MedxaiError: the input is no BIDS data set, or an atlas cannot be read.
+    """
+    names = subjects(settings.input)
+    for options in (settings.atlas, settings.diffusion_atlas):
+        if options is not None:
+            read_atlas(options)
+    write_dataset(settings.output, settings.input)
+    return names
+
+
+def finish(settings: FeatureSettings, outcomes: list[Outcome]) -> None:
+    """Write failures.tsv (subjects and reasons of this run), and add the seconds of each step to timings.json."""
+    rows = [f"{o.subject}\t{o.code}\t{o.reason}" for o in outcomes if o.state == "failed"]
+    write_text(settings.output / "failures.tsv", "\n".join(["participant_id\tcode\treason", *rows]) + "\n")
+    path = settings.output / "timings.json"
+    known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    known |= {o.subject: dict(o.seconds) for o in outcomes if o.state == "done"}
+    write_text(path, json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+def settings_hash(settings: FeatureSettings) -> str:
+    """Hash of all settings that influence results; files of an atlas count by their content."""
+    values = settings.model_dump(mode="json", exclude={"input", "output", "atlas", "diffusion_atlas"})
+    return sha256_json([values, *(_atlas_hash(o) for o in (settings.atlas, settings.diffusion_atlas))])
+
+
+def _atlas_hash(options: AtlasOptions | None) -> list[Any]:
+    if options is None:
+        return []
+    files = [path for path in (options.image, options.table, options.network_image) if path is not None]
+    rest = options.model_dump(mode="json", exclude={"image", "table", "network_image"})
+    return [rest, *(sha256_file(path) if path.is_file() else "" for path in files), options.image.name]
