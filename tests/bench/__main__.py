@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.bench import (
+    brain,
     breast,
     chest,
     coarse,
@@ -95,6 +96,7 @@ SUITES: dict[tuple[str, ...], Callable[[], list[Entry]]] = {
     ("synthetic_ct_mass_lift",): search.lift,
     lung.SCORES: lung.cross_validation,
     lung.CORRELATION: lung.correlation,
+    ("features_200_volumes_seconds",): brain.features,
 }
 
 
