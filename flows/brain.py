@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flows.environment import configure
 from medxai.errors import MedxaiError
+from medxai.prepare.brain.bids import Scans
 from medxai.prepare.brain.cohort import Outcome, begin, finish, run_subject
 from medxai.prepare.brain.settings import FeatureSettings, load_features
 
@@ -19,7 +20,7 @@ def features_flow(settings: FeatureSettings) -> list[Outcome]:
         settings: of the data set; its output folder also holds Prefect's database unless the site has another.
 
     Raises:
-        MedxaiError: the input is no BIDS data set, or an atlas cannot be read.
+        MedxaiError: the input holds no scans, or an atlas cannot be read.
     """
     configure(settings.output / ".medxai" / "prefect")
     from prefect import flow, task
@@ -27,14 +28,14 @@ def features_flow(settings: FeatureSettings) -> list[Outcome]:
 
     # What is done is known from the files, not from Prefect's cache, so that command line and flow resume each other.
     @task(name="brain-features", task_run_name="{subject}", persist_result=False, cache_policy=NO_CACHE)
-    def one(subject: str) -> Outcome:
+    def one(subject: str, scans: Scans | None) -> Outcome:
         """Compute one subject."""
-        return run_subject(subject, settings, _say)
+        return run_subject(subject, settings, scans, _say)
 
     @flow(name="brain-features", log_prints=False)
     def whole() -> list[Outcome]:
         """All subjects in order."""
-        outcomes = [one(subject) for subject in begin(settings)]
+        outcomes = [one(subject, scans) for subject, scans in begin(settings).items()]
         finish(settings, outcomes)
         return outcomes
 

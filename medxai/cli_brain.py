@@ -20,7 +20,9 @@ Everything else (band, confounds, windows, tracts) stands in the configuration f
 
 @brain_app.command("features", epilog=_EXAMPLE)
 def features(
-    source: Annotated[Path | None, typer.Argument(metavar="[INPUT]", help="BIDS data set, raw or of fMRIPrep.")] = None,
+    source: Annotated[
+        Path | None, typer.Argument(metavar="[INPUT]", help="BIDS data set, raw or of fMRIPrep; or DICOM.")
+    ] = None,
     atlas: Annotated[Path | None, typer.Option(help="NIfTI of labels or probabilities, in the scans' space.")] = None,
     labels: Annotated[Path | None, typer.Option(help="TSV or CSV: index, name and perhaps network.")] = None,
     networks: Annotated[

@@ -63,8 +63,6 @@ def features() -> list[Entry]:
             if outcome.state != "done":
                 raise RuntimeError(outcome.reason)
             steps.append(json.loads((settings.output / "timings.json").read_text())["sub-01"])
-            # Reading holds the estimation of motion and the mask, which are told apart.
-            steps[-1]["read"] -= steps[-1]["motion"] + steps[-1]["mask"]
             totals.append(sum(steps[-1].values()))
     middle = {name: float(np.median([step[name] for step in steps])) for name in steps[0]}
     words = ", ".join(f"{name} {seconds:.1f}" for name, seconds in sorted(middle.items(), key=lambda item: -item[1]))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medxai.errors import IngestError
 from medxai.prepare.brain.settings import FeatureSettings
+from medxai.study import SourceFiles
 
 _SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 #: Endings of given structural matrices.
@@ -28,6 +29,8 @@ class Scans:
         csf: likewise.
         dwi: diffusion series of four axes; ``.bval`` and ``.bvec`` lie beside it.
         matrix: structural connectivity made by another program, where there is no diffusion series.
+        bold_volumes: instead of `bold`, DICOM volumes of a functional series.
+        dwi_volumes: instead of `dwi`, likewise.
     """
 
     subject: str
@@ -38,6 +41,8 @@ class Scans:
     csf: Path | None = None
     dwi: Path | None = None
     matrix: Path | None = None
+    bold_volumes: tuple[SourceFiles, ...] = ()
+    dwi_volumes: tuple[SourceFiles, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -49,6 +54,7 @@ class Scans:
                 stem = path.name.removesuffix(".gz").removesuffix(".nii")
                 beside = (path.with_name(stem + end) for end in (".json", ".bval", ".bvec"))
                 found += [file for file in beside if file.is_file()]
+        found += [path for volume in (*self.bold_volumes, *self.dwi_volumes) for path in volume.files]
         return tuple(found)
 
 

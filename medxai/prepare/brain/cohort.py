@@ -11,9 +11,10 @@ from medxai.errors import MedxaiError
 from medxai.files import write_text
 from medxai.identity import sha256_file, sha256_files, sha256_json
 from medxai.prepare.brain.atlas import read_atlas
-from medxai.prepare.brain.bids import scans_of, subjects
+from medxai.prepare.brain.bids import Scans, scans_of, subjects
 from medxai.prepare.brain.derivatives import read_index, write_dataset, write_subject
 from medxai.prepare.brain.features import Clock, subject_features
+from medxai.prepare.brain.scanner import scans_in
 from medxai.prepare.brain.settings import AtlasOptions, FeatureSettings
 
 Say = Callable[[str], None]
@@ -30,14 +31,22 @@ class Outcome:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-def run_subject(subject: str, settings: FeatureSettings, say: Say = lambda _: None) -> Outcome:
+def run_subject(
+    subject: str, settings: FeatureSettings, scans: Scans | None = None, say: Say = lambda _: None
+) -> Outcome:
     """Compute and write one subject, or find that this was done before with the same files and settings.
 
     A failure is an outcome with its reason and stops nobody else.
+
+    Args:
+        subject: with its prefix, ``sub-01``.
+        settings: of the data set.
+        scans: its files; None looks them up in the BIDS data set.
+        say: receives a line.
     """
     clock = Clock()
     try:
-        scans = scans_of(settings.input, subject, settings)
+        scans = scans or scans_of(settings.input, subject, settings)
         inputs, chosen = sha256_files(scans.files), settings_hash(settings)
         index = read_index(settings.output, subject)
         if index and (index["inputs_sha256"], index["settings_sha256"]) == (inputs, chosen):
@@ -66,29 +75,37 @@ def run_dataset(settings: FeatureSettings, say: Say = lambda _: None) -> list[Ou
     """All subjects, one after the other; finished ones are skipped.
 
     Raises:
-        MedxaiError: the input is no BIDS data set, or an atlas cannot be read.
+        MedxaiError: the input holds no scans, or an atlas cannot be read.
     """
-    names = begin(settings)
+    everyone = begin(settings)
     outcomes = []
-    for number, subject in enumerate(names, 1):
-        say(f"{number}/{len(names)} {subject}")
-        outcomes.append(run_subject(subject, settings, say))
+    for number, (subject, scans) in enumerate(everyone.items(), 1):
+        say(f"{number}/{len(everyone)} {subject}")
+        outcomes.append(run_subject(subject, settings, scans, say))
     finish(settings, outcomes)
     return outcomes
 
 
-def begin(settings: FeatureSettings) -> tuple[str, ...]:
+def begin(settings: FeatureSettings) -> dict[str, Scans | None]:
     """Check what all subjects need, write the data set's own files, and name the subjects.
 
+    Returns:
+        By subject its files in a folder of DICOM, or None in a BIDS data set, where each subject is looked up later.
+
     Raises:
-        MedxaiError: the input is no BIDS data set, or an atlas cannot be read.
+        MedxaiError: the input is no BIDS data set and holds no DICOM series of several volumes, or an atlas cannot be
+            read.
     """
-    names = subjects(settings.input)
+    everyone: dict[str, Scans | None]
+    if settings.input.is_dir() and not any(settings.input.glob("sub-*/")):
+        everyone = dict(scans_in(settings.input))
+    else:
+        everyone = dict.fromkeys(subjects(settings.input))
     for options in (settings.atlas, settings.diffusion_atlas):
         if options is not None:
             read_atlas(options)
     write_dataset(settings.output, settings.input)
-    return names
+    return everyone
 
 
 def finish(settings: FeatureSettings, outcomes: list[Outcome]) -> None:

@@ -14,18 +14,19 @@ import numpy.typing as npt
 from medxai.errors import MismatchError
 from medxai.prepare.brain.atlas import Atlas, place_atlas, read_atlas
 from medxai.prepare.brain.bids import Scans
-from medxai.prepare.brain.bold import Bold, drop_dummies, read_bold
+from medxai.prepare.brain.bold import Bold, bold_of_studies, drop_dummies, read_bold
 from medxai.prepare.brain.clean import check_length, clean
 from medxai.prepare.brain.confounds import choose, motion_columns, read_confounds, tissue_means
 from medxai.prepare.brain.connectivity import dynamic_connectivity, region_series, static_connectivity, windows
 from medxai.prepare.brain.derivatives import Computed
-from medxai.prepare.brain.dwi import Dwi, read_dwi
+from medxai.prepare.brain.dwi import Dwi, dwi_of_studies, read_dwi
 from medxai.prepare.brain.gradients import check_gradients
 from medxai.prepare.brain.image import nearest, read_image
 from medxai.prepare.brain.matrices import read_matrix
 from medxai.prepare.brain.motion import estimate_motion, framewise_displacement
 from medxai.prepare.brain.regional import alff, over_mean
 from medxai.prepare.brain.reho import reho
+from medxai.prepare.brain.scanner import read_volumes
 from medxai.prepare.brain.settings import FeatureSettings
 from medxai.prepare.brain.tensor import fit_tensor
 from medxai.prepare.brain.tracts import structural_connectivity
@@ -164,18 +165,18 @@ def subject_features(scans: Scans, settings: FeatureSettings, clock: Clock) -> C
         MedxaiError: one line with the subject and the cause.
     """
     found = Computed(subject=scans.subject)
-    if scans.bold is not None:
+    if scans.bold is not None or scans.bold_volumes:
         with clock.step("read"):
-            bold = read_bold(scans.bold, settings.repetition_seconds, scans.subject)
-            bold, mask, confounds = _prepared(bold, scans, settings, clock)
+            bold = _read_bold(scans, settings)
+        bold, mask, confounds = _prepared(bold, scans, settings, clock)
         atlas = read_atlas(settings.atlas)
         functional = functional_features(bold, mask, confounds, atlas, settings, clock)
-        parts = scans.bold.name.removesuffix(".gz").removesuffix(".nii").split("_")[1:-1]
+        parts = scans.bold.name.removesuffix(".gz").removesuffix(".nii").split("_")[1:-1] if scans.bold else []
         entities = "_".join(part for part in parts if not part.startswith("desc-"))
         found = replace(functional, subject=scans.subject, entities=entities)
-    if scans.dwi is not None:
+    if scans.dwi is not None or scans.dwi_volumes:
         with clock.step("read"):
-            dwi = read_dwi(scans.dwi, study=scans.subject)
+            dwi = _read_dwi(scans)
             own = read_atlas(settings.diffusion_atlas) if settings.diffusion_atlas else None
         diffusion = diffusion_features(dwi, own, settings, clock)
         found = replace(
@@ -199,6 +200,18 @@ def subject_features(scans: Scans, settings: FeatureSettings, clock: Clock) -> C
             structural_atlas=_label(own.key) if own else "given",
         )
     return found
+
+
+def _read_bold(scans: Scans, settings: FeatureSettings) -> Bold:
+    if scans.bold is not None:
+        return read_bold(scans.bold, settings.repetition_seconds, scans.subject)
+    return replace(bold_of_studies(read_volumes(scans.bold_volumes), settings.repetition_seconds), key=scans.subject)
+
+
+def _read_dwi(scans: Scans) -> Dwi:
+    if scans.dwi is not None:
+        return read_dwi(scans.dwi, study=scans.subject)
+    return replace(dwi_of_studies(read_volumes(scans.dwi_volumes)), key=scans.subject)
 
 
 def _prepared(
