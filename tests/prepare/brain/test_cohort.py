@@ -268,3 +268,34 @@ def test_without_table_and_mask_motion_and_brain_are_estimated(dataset: FeatureS
     sfc = read_subject(dataset.output, "02").sfc
     assert sfc is not None
     assert np.isfinite(sfc).all()
+
+
+def test_tissue_means_come_from_probabilities_where_there_is_no_table(dataset: FeatureSettings) -> None:
+    folder = dataset.input / "sub-02"
+    next(folder.glob("func/*confounds*")).unlink()
+    (folder / "anat").mkdir()
+    for n, label in ((3, "WM"), (4, "CSF")):
+        weights = np.where(atlas_image() == n, 1.0, 0.6).astype(np.float32)
+        path = folder / "anat" / f"sub-02_{SPACE}_label-{label}_probseg.nii.gz"
+        nibabel.Nifti1Image(weights, AFFINE).to_filename(path)
+    for other in ("sub-01", "sub-03"):
+        (dataset.input / other).rename(dataset.input / f"not_{other}")
+    plain = dataset.nuisance.model_copy(update={"motion": "none"})
+    outcome = run_dataset(dataset.model_copy(update={"nuisance": plain}))[0]
+    assert outcome.state == "done", outcome.reason
+    side = next((dataset.output / "sub-02/func").glob("*_alff.json"))
+    assert json.loads(side.read_text())["ConfoundsRemoved"] == ["csf", "white_matter"]
+    alff = read_subject(dataset.output, "02").alff
+    assert alff is not None
+    labels = atlas_image().transpose(2, 1, 0)
+    # What the two regions share with their own mean is gone; the others keep their course.
+    assert alff[labels == 3].mean() < 0.3 * alff[labels == 1].mean()
+    assert alff[labels == 4].mean() < 0.3 * alff[labels == 1].mean()
+
+
+def test_all_that_is_read_counts_as_input(dataset: FeatureSettings) -> None:
+    scans = scans_of(dataset.input, "sub-02", dataset)
+    assert scans.confounds is not None
+    assert scans.mask is not None
+    assert {scans.bold, scans.confounds, scans.mask} < set(scans.files)
+    assert any(path.suffix == ".json" for path in scans.files)
