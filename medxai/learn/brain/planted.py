@@ -1,0 +1,138 @@
+"""Do synergistic maps point at what was planted, and do modalities and networks get their share?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medxai.explain.connectivity_map import symmetric
+from medxai.files import atomic_path
+from medxai.learn.brain.settings import MapSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from medxai.explain.synergistic import SynergisticMaps
+    from medxai.learn.brain.comparison import Cohort
+    from medxai.networks.hierarchical_fusion import HierarchicalFusion
+
+Say = Callable[[str], None]
+#: Modalities in which something was planted.
+PLANTED = ("alff", "dfc", "sfc")
+
+
+def layers(network: HierarchicalFusion, given: tuple[str, ...], chosen: dict[Any, str]) -> dict[str, str]:
+    """Layer call by modality: the network's own, with the layers that `chosen` names."""
+    calls = {}
+    for name, call in network.target_calls(given).items():
+        number = call.rpartition("#")[2]
+        calls[name] = f"pyramid.{chosen['dynamic']}#0" if name == "dfc" else f"encoder.{chosen['volume']}#{number}"
+    return calls
+
+
+def explain(
+    network: HierarchicalFusion, inputs: dict[str, torch.Tensor], target: int, settings: MapSettings
+) -> SynergisticMaps:
+    """Synergistic maps of one subject with the layers and markers of the settings."""
+    from medxai.explain.synergistic import SynergisticOptions, synergistic_maps
+
+    options = SynergisticOptions(gamma=settings.gamma, chunk=settings.chunk)
+    return synergistic_maps(network, inputs, target, options, layers(network, tuple(inputs), settings.layers))
+
+
+def measure(
+    network: HierarchicalFusion, drawn: Cohort, settings: MapSettings, folder: Path, say: Say
+) -> dict[str, Any]:
+    """Maps of test patients against the truth; group means go to ``group_maps.npz``.
+
+    Returns:
+        By modality: ``hits``, share of maps whose largest value lies in the planted place, ``near``, within a cell of
+        the layer's grid of it, ``lift``, share of evidence there over share of the array, each over the patients that
+        show the effect, with ``chance``, the place's share of the array; ``shares`` of the evidence and ``synergy``,
+        over all patients explained.
+    """
+    from medxai.explain.evidence_share import evidence_share
+    from medxai.explain.group_map import GroupMean
+
+    truth = drawn.planted.truth(len(drawn.subjects[0].features.regions))
+    patients = [i for i in drawn.rows["test"] if drawn.subjects[i].label == 1][: settings.subjects]
+    groups = {name: GroupMean() for name in network.modalities}
+    rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in PLANTED}
+    shares: list[list[float]] = []
+    synergy: list[npt.NDArray[np.float64]] = []
+    unseen = _mean_embeddings(network, drawn)
+    for number, index in enumerate(patients):
+        subject = drawn.subjects[index]
+        inputs, _ = drawn.scaling.inputs([subject.features])
+        inputs = {name: array for name, array in inputs.items() if name in network.modalities}
+        found = explain(network, inputs, 1, settings)
+        maps = {name: _readable(name, value.numpy()) for name, value in found.maps.items()}
+        for name, group in groups.items():
+            group.add(maps[name])
+        for name in PLANTED:
+            if name in subject.shown and name in maps:
+                cells = tuple(found.raw[name].shape)
+                rows[name].append(_place(maps[name], truth[name], cells))
+        evidence = evidence_share(network, inputs, 1, unseen)
+        shares.append([evidence.shares[name] for name in network.modalities])
+        synergy.append(evidence.synergy)
+        if number % 5 == 4:
+            say(f"{folder.parent.name}/{folder.name}: maps of {number + 1} of {len(patients)} patients")
+    with atomic_path(folder / "group_maps.npz") as temporary:
+        save: Any = np.savez_compressed
+        save(temporary, **{name: group.mean.astype(np.float32) for name, group in groups.items()})
+    return {
+        "patients": len(patients),
+        "places": {
+            name: {
+                "n": len(values),
+                **dict(zip(("hits", "near", "lift"), np.mean(values, axis=0).tolist(), strict=True)),
+                "chance": float(truth[name].mean()),
+                "group_hit": bool(truth[name].flat[int(groups[name].mean.argmax())]),
+            }
+            for name, values in rows.items()
+            if values
+        },
+        "shares": dict(zip(network.modalities, np.mean(shares, axis=0).tolist(), strict=True)),
+        "synergy": np.mean(synergy, axis=0).tolist(),
+    }
+
+
+def _mean_embeddings(network: HierarchicalFusion, drawn: Cohort) -> dict[str, torch.Tensor]:
+    """Mean embedding of the controls that were learnt from: what stands for not seeing a modality."""
+    import torch
+
+    cases = drawn.cases("train")
+    healthy = cases.some(np.flatnonzero(cases.labels.numpy() == 0).tolist())
+    total: dict[str, torch.Tensor] = {}
+    with torch.inference_mode():
+        for start in range(0, len(healthy), 16):
+            part = healthy.some(range(start, min(start + 16, len(healthy))))
+            inputs = {name: array for name, array in part.inputs.items() if name in network.modalities}
+            for name, value in network.embed(inputs).items():
+                total[name] = total.get(name, torch.zeros(())) + value.sum(0, keepdim=True)
+    return {name: value / len(healthy) for name, value in total.items()}
+
+
+def _readable(name: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Matrices without the axis of one, symmetric."""
+    if name == "alff":
+        return values.astype(np.float64)
+    return symmetric(values[..., 0] if name != "dfc" else values)
+
+
+def _place(
+    values: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_], cells: tuple[int, ...]
+) -> tuple[float, float, float]:
+    """Whether the peak hits, whether it is near, and the lift."""
+    peak = np.array(np.unravel_index(int(values.argmax()), values.shape))
+    places = np.argwhere(truth)
+    reach = np.array([size / cell for size, cell in zip(values.shape, cells, strict=False)])
+    near = bool((np.abs(places - peak) <= reach).all(axis=1).any())
+    total = float(values.sum())
+    lift = float(values[truth].sum()) / total / float(truth.mean()) if total else float("nan")
+    return float(truth[tuple(peak)]), float(near), lift

