@@ -180,3 +180,24 @@ def test_names_of_a_published_atlas() -> None:
     names = [row[0] for row in csv.reader(path.open())]
     found = [network_of_name(name) for name in names]
     assert {n for n in found if n} <= set(YEO7)
+
+
+def test_a_probabilistic_atlas(tmp_path: Path) -> None:
+    weights = np.stack([(blocks() == n) * 0.5 for n in (3, 7, 8, 40)], -1).astype(np.float32)
+    weights[..., 1][blocks() == 3] = 0.25
+    path = save(tmp_path, weights, "probabilities.nii.gz")
+    text = "component\tindex\tname\n" + "".join(
+        f"x\t{n + 1}\t7Networks_LH_{name}_1\n" for n, name in enumerate(["Vis", "Cont", "Limbic", "Default"])
+    )
+    atlas = read_atlas(AtlasOptions(image=path, table=table(tmp_path, text)))
+    assert atlas.probabilistic
+    assert atlas.labels == (0, 1, 2, 3)
+    assert atlas.networks == ("Visual", "Frontoparietal", "Limbic", "Default")
+    mask = np.ones(atlas.image.grid, bool)
+    found = placed(atlas, mask, atlas.image.affine)
+    assert np.array_equal(found.labels, weights.transpose(2, 1, 0, 3))
+    mask[blocks().transpose(2, 1, 0) == 40] = False
+    with pytest.raises(MismatchError, match=r"1 of 4 regions .*\(7Networks_LH_Default_1\)"):
+        placed(atlas, mask, atlas.image.affine)
+    with pytest.raises(IngestError, match="negative weights"):
+        read_atlas(AtlasOptions(image=save(tmp_path, -weights, "negative.nii.gz")))
