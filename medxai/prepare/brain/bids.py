@@ -31,6 +31,7 @@ class Scans:
         matrix: structural connectivity made by another program, where there is no diffusion series.
         bold_volumes: instead of `bold`, DICOM volumes of a functional series.
         dwi_volumes: instead of `dwi`, likewise.
+        fault: why this subject cannot be computed, where that is known already.
     """
 
     subject: str
@@ -43,6 +44,7 @@ class Scans:
     matrix: Path | None = None
     bold_volumes: tuple[SourceFiles, ...] = ()
     dwi_volumes: tuple[SourceFiles, ...] = ()
+    fault: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -58,7 +58,9 @@ def run_subject(
             weight = settings.diffusion.weight
             write_subject(settings.output, found, settings.regional, weight, inputs, chosen)
     except MedxaiError as error:
-        outcome = Outcome(subject, "failed", error.code, error.reason)
+        # Files of a BIDS data set are named by the subject's pseudonym; other names stay out of the table.
+        file = f"{error.study}: " if error.study and error.study.startswith(f"{subject}_") else ""
+        outcome = Outcome(subject, "failed", error.code, file + error.reason)
     except (ValueError, ArithmeticError, LookupError, OSError, MemoryError) as error:
         # What Python says may quote paths or header values; its kind and place do not.
         outcome = Outcome(subject, "failed", "unexpected", f"{type(error).__name__} while computing; report it")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medxai.errors import MismatchError
+from medxai.errors import IngestError, MismatchError
 from medxai.prepare.brain.atlas import Atlas, place_atlas, read_atlas
 from medxai.prepare.brain.bids import Scans
 from medxai.prepare.brain.bold import Bold, bold_of_studies, drop_dummies, read_bold
@@ -164,6 +164,8 @@ def subject_features(scans: Scans, settings: FeatureSettings, clock: Clock) -> C
     Raises:
         MedxaiError: one line with the subject and the cause.
     """
+    if scans.fault:
+        raise IngestError(scans.fault, study=scans.subject)
     found = Computed(subject=scans.subject)
     if scans.bold is not None or scans.bold_volumes:
         with clock.step("read"):

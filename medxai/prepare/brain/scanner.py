@@ -35,7 +35,7 @@ def scans_in(folder: Path) -> dict[str, Scans]:
         By subject, ``sub-`` and twelve digits derived from PatientID (StudyInstanceUID where it is empty).
 
     Raises:
-        IngestError: no such series, or several of a kind of one subject.
+        IngestError: no such series. Several of a kind of one subject are its own fault and no other's.
     """
     with TemporaryDirectory() as workspace:
         sources = discover([folder], Path(workspace)).sources
@@ -57,7 +57,8 @@ def scans_in(folder: Path) -> dict[str, Scans]:
         scans = found.get(subject, Scans(subject))
         if scans.dwi_volumes if weighted else scans.bold_volumes:
             words = f"has several {'diffusion' if weighted else 'functional'} series of several volumes"
-            raise IngestError(f"{words}; give a folder with one of them", study=subject)
+            found[subject] = replace(scans, fault=f"{words}; give a folder with one of them")
+            continue
         ordered = tuple(source for source, _ in sorted(volumes, key=lambda item: item[0].key))
         found[subject] = replace(scans, dwi_volumes=ordered) if weighted else replace(scans, bold_volumes=ordered)
     if not found:

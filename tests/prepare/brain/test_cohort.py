@@ -299,3 +299,10 @@ def test_all_that_is_read_counts_as_input(dataset: FeatureSettings) -> None:
     assert scans.mask is not None
     assert {scans.bold, scans.confounds, scans.mask} < set(scans.files)
     assert any(path.suffix == ".json" for path in scans.files)
+
+
+def test_a_damaged_file_is_named_by_its_pseudonym(dataset: FeatureSettings) -> None:
+    side = next((dataset.input / "sub-02/func").glob("*bold.json"))
+    side.write_text("{")
+    assert run_dataset(dataset)[1].reason == f"{side.name}: cannot be read as JSON"
+    assert side.name in (dataset.output / "failures.tsv").read_text()

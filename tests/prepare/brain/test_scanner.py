@@ -67,9 +67,16 @@ def test_four_functional_volumes_are_too_few(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-def test_several_series_are_not_chosen_from(tmp_path: Path) -> None:
-    with pytest.raises(IngestError, match="several functional series"):
-        scans_in(require_data("fmri_mosaic_dicom"))
+def test_several_series_are_not_chosen_from_and_stop_nobody_else(tmp_path: Path) -> None:
+    folder = tmp_path / "dicom"
+    shutil.copytree(require_data("fmri_mosaic_dicom"), folder / "a")
+    shutil.copytree(require_data("fmri_dicom"), folder / "b")
+    atlas = tmp_path / "atlas.nii.gz"
+    as_nifti(Image(np.arange(60).reshape(3, 4, 5).astype(np.int32) % 3, np.eye(4))).to_filename(atlas)
+    reasons = sorted(outcome.reason for outcome in run_dataset(settings(folder, tmp_path / "out", atlas)))
+    assert len(reasons) == 2
+    assert "4 volumes" in reasons[0]
+    assert "several functional series" in reasons[1]
 
 
 @pytest.mark.data
