@@ -66,12 +66,12 @@ class Planted:
     """
 
     grid: tuple[int, int, int] = (20, 24, 20)
-    windows: int = 30
+    windows: int = 24
     cube: tuple[int, int, int, int] = (11, 5, 3, 5)
     static: tuple[int, int, int] = (4, 28, 5)
     dynamic: tuple[int, int, int] = (12, 38, 5)
-    dynamic_windows: tuple[int, int] = (15, 20)
-    size: tuple[float, float, float] = (2.5, 0.6, 1.0)
+    dynamic_windows: tuple[int, int] = (12, 16)
+    size: tuple[float, float, float] = (3.0, 0.8, 1.2)
     expressed: float = 0.85
     samples: int = 600
     window_samples: int = 60
@@ -184,7 +184,7 @@ def _subject(carrier: Carrier, number: int, label: int, seed: int, planted: Plan
     start = int(random.integers(carrier.bold.shape[1] - planted.samples + 1))
     bold = carrier.bold[:, start : start + planted.samples]
     bold = (bold - bold.mean(1, keepdims=True)) / bold.std(1, keepdims=True)
-    bold = bold + 0.5 * _coloured(random, regions, planted.samples)
+    bold = bold + 0.8 * _coloured(random, regions, planted.samples)
     sfc = _fisher_z(bold)
     starts = np.linspace(0, planted.samples - planted.window_samples, planted.windows).round().astype(int)
     dfc = np.stack([_fisher_z(bold[:, s : s + planted.window_samples]) for s in starts], axis=-1)

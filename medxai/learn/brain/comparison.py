@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from medxai.errors import SettingsError
 from medxai.files import atomic_path, write_bytes
-from medxai.learn.brain.scaling import Scaling
 from medxai.learn.brain.settings import Arm, BrainSettings
 from medxai.learn.pieces import finished, piece
+from medxai.prepare.brain.scaling import Scaling
 from medxai.prepare.brain.subject import MODALITIES
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from medxai.errors import MedxaiError
 from medxai.files import atomic_path
-from medxai.learn.brain.scaling import Scaling
 from medxai.learn.pieces import piece
+from medxai.prepare.brain.scaling import Scaling
 from medxai.prepare.brain.subject import SubjectFeatures
 
 Say = Callable[[str], None]

@@ -25,23 +25,22 @@ Say = Callable[[str], None]
 PLANTED = ("alff", "dfc", "sfc")
 
 
-def layers(network: HierarchicalFusion, given: tuple[str, ...], chosen: dict[Any, str]) -> dict[str, str]:
-    """Layer call by modality: the network's own, with the layers that `chosen` names."""
-    calls = {}
-    for name, call in network.target_calls(given).items():
-        number = call.rpartition("#")[2]
-        calls[name] = f"pyramid.{chosen['dynamic']}#0" if name == "dfc" else f"encoder.{chosen['volume']}#{number}"
-    return calls
+#: Kinds of map that are compared: markers added to all inputs, or all inputs masked.
+KINDS: dict[str, dict[str, Any]] = {
+    "added": {"marker": "relative"},
+    "masked": {"marker": "mask"},
+}
 
 
 def explain(
-    network: HierarchicalFusion, inputs: dict[str, torch.Tensor], target: int, settings: MapSettings
+    network: HierarchicalFusion, inputs: dict[str, torch.Tensor], target: int, settings: MapSettings, kind: str
 ) -> SynergisticMaps:
-    """Synergistic maps of one subject with the layers and markers of the settings."""
+    """Synergistic maps of one subject with the layers of the settings; `kind` is one of `KINDS`."""
     from medxai.explain.synergistic import SynergisticOptions, synergistic_maps
 
-    options = SynergisticOptions(gamma=settings.gamma, chunk=settings.chunk)
-    return synergistic_maps(network, inputs, target, options, layers(network, tuple(inputs), settings.layers))
+    options = SynergisticOptions(gamma=settings.gamma, chunk=settings.chunk, **KINDS[kind])
+    calls = network.target_calls(tuple(inputs), settings.encoder, settings.pyramid)
+    return synergistic_maps(network, inputs, target, options, calls)
 
 
 def measure(
@@ -50,18 +49,20 @@ def measure(
     """Maps of test patients against the truth; group means go to ``group_maps.npz``.
 
     Returns:
-        By modality: ``hits``, share of maps whose largest value lies in the planted place, ``near``, within a cell of
-        the layer's grid of it, ``lift``, share of evidence there over share of the array, each over the patients that
-        show the effect, with ``chance``, the place's share of the array; ``shares`` of the evidence and ``synergy``,
-        over all patients explained.
+        By kind of map and modality: ``hits``, share of maps whose largest value lies in the planted place, ``near``,
+        within a cell of the layer's grid of it, ``lift``, share of evidence there over share of the array, each over
+        the patients that show the effect, with ``chance``, the place's share of the array; ``shares`` of the evidence
+        and ``synergy``, over all patients explained.
     """
     from medxai.explain.evidence_share import evidence_share
     from medxai.explain.group_map import GroupMean
 
     truth = drawn.planted.truth(len(drawn.subjects[0].features.regions))
     patients = [i for i in drawn.rows["test"] if drawn.subjects[i].label == 1][: settings.subjects]
-    groups = {name: GroupMean() for name in network.modalities}
-    rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in PLANTED}
+    groups = {kind: {name: GroupMean() for name in network.modalities} for kind in KINDS}
+    rows: dict[str, dict[str, list[tuple[float, float, float]]]] = {
+        kind: {name: [] for name in PLANTED} for kind in KINDS
+    }
     shares: list[list[float]] = []
     synergy: list[npt.NDArray[np.float64]] = []
     unseen = _mean_embeddings(network, drawn)
@@ -69,14 +70,14 @@ def measure(
         subject = drawn.subjects[index]
         inputs, _ = drawn.scaling.inputs([subject.features])
         inputs = {name: array for name, array in inputs.items() if name in network.modalities}
-        found = explain(network, inputs, 1, settings)
-        maps = {name: _readable(name, value.numpy()) for name, value in found.maps.items()}
-        for name, group in groups.items():
-            group.add(maps[name])
-        for name in PLANTED:
-            if name in subject.shown and name in maps:
-                cells = tuple(found.raw[name].shape)
-                rows[name].append(_place(maps[name], truth[name], cells))
+        for kind in KINDS:
+            found = explain(network, inputs, 1, settings, kind)
+            maps = {name: _readable(name, value.numpy()) for name, value in found.maps.items()}
+            for name, group in groups[kind].items():
+                group.add(maps[name])
+            for name in PLANTED:
+                if name in subject.shown and name in maps:
+                    rows[kind][name].append(_place(maps[name], truth[name], tuple(found.raw[name].shape)))
         evidence = evidence_share(network, inputs, 1, unseen)
         shares.append([evidence.shares[name] for name in network.modalities])
         synergy.append(evidence.synergy)
@@ -84,18 +85,22 @@ def measure(
             say(f"{folder.parent.name}/{folder.name}: maps of {number + 1} of {len(patients)} patients")
     with atomic_path(folder / "group_maps.npz") as temporary:
         save: Any = np.savez_compressed
-        save(temporary, **{name: group.mean.astype(np.float32) for name, group in groups.items()})
+        means = {f"{kind}: {name}": group.mean for kind, every in groups.items() for name, group in every.items()}
+        save(temporary, **{name: mean.astype(np.float32) for name, mean in means.items()})
     return {
         "patients": len(patients),
         "places": {
-            name: {
-                "n": len(values),
-                **dict(zip(("hits", "near", "lift"), np.mean(values, axis=0).tolist(), strict=True)),
-                "chance": float(truth[name].mean()),
-                "group_hit": bool(truth[name].flat[int(groups[name].mean.argmax())]),
+            kind: {
+                name: {
+                    "n": len(values),
+                    **dict(zip(("hits", "near", "lift"), np.mean(values, axis=0).tolist(), strict=True)),
+                    "chance": float(truth[name].mean()),
+                    "group_hit": bool(truth[name].flat[int(groups[kind][name].mean.argmax())]),
+                }
+                for name, values in every.items()
+                if values
             }
-            for name, values in rows.items()
-            if values
+            for kind, every in rows.items()
         },
         "shares": dict(zip(network.modalities, np.mean(shares, axis=0).tolist(), strict=True)),
         "synergy": np.mean(synergy, axis=0).tolist(),

@@ -67,16 +67,18 @@ class MapSettings(_Frozen):
     """Synergistic maps of test patients.
 
     Attributes:
-        gamma: strength of the markers in standard deviations of the input.
-        layers: by kind of input, the layer whose channels mark; finer ones than the published have cells small enough
-            to point at a block of regions.
+        gamma: strength of added markers in standard deviations of the input.
+        encoder: layer of the ResNet whose channels mark; a finer one than the published has cells small enough to point
+            at a block of regions.
+        pyramid: layer of the pyramid; published ``encoders.4`` has one time step.
         chunk: inputs that exist at once.
         subjects: patients explained for each seed.
         removals: random sets of regions that the removal of a functional network is compared with.
     """
 
     gamma: PositiveFloat = 1.0
-    layers: dict[Literal["volume", "dynamic"], str] = {"volume": "layer4", "dynamic": "encoders.0"}
+    encoder: str = "layer4"
+    pyramid: str = "encoders.0"
     chunk: PositiveInt = 16
     subjects: PositiveInt = 20
     removals: Annotated[int, Field(ge=200)] = 200
