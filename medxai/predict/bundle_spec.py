@@ -190,6 +190,9 @@ def read_metadata(path: Path) -> Metadata:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         msg = f"configs/{path.name} is not readable JSON ({error})"
         raise BundleError(msg) from error
+    if isinstance(content, dict) and "medxai_fusion" in content:
+        msg = "reads features of functional and diffusion MRI, not images; use it with `medxai brain explain`"
+        raise BundleError(msg)
     if isinstance(content, dict) and "medxai" not in content:
         msg = "configs/metadata.json has no block 'medxai' (labels, modalities, preparation, activation); add one"
         raise BundleError(msg)

@@ -1,0 +1,167 @@
+"""Bundles of fusion networks: what they read is a subject's features, not an image.
+
+A MONAI Bundle like the others, with a block ``medxai_fusion`` in place of ``medxai`` and two more files: ``scaling``,
+mean and deviation of the training subjects, and ``baseline``, the mean embedding of those of the first class, which
+stands for not seeing a modality.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medxai.errors import BundleError
+from medxai.predict.bundle import AllowList, bundle_sha256, locate_bundle
+from medxai.prepare.brain.scaling import Scaling
+
+if TYPE_CHECKING:
+    import torch
+
+    from medxai.networks.hierarchical_fusion import HierarchicalFusion
+
+
+class FusionBlock(BaseModel):
+    """What inference and explanation need.
+
+    Attributes:
+        labels: class names in the order of the logits.
+        positive: the class that is explained.
+        regions: names of the regions of functional connectivity, in order.
+        networks: of each of them, "" for none.
+        fa_regions: regions of structural connectivity.
+        encoder: layer of the ResNet whose channels mark the inputs.
+        pyramid: layer of the pyramid.
+        marker: see `medxai.explain.synergistic.SynergisticOptions`.
+        gamma: likewise.
+        licence: SPDX name.
+        caution: what whoever reads a result must know of the training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    positive: str
+    regions: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    fa_regions: tuple[str, ...] = ()
+    encoder: str = "layer4"
+    pyramid: str = "encoders.4"
+    marker: Literal["relative", "absolute", "mask"] = "relative"
+    gamma: Annotated[float, Field(gt=0)] = 1.0
+    licence: Annotated[str, Field(min_length=1)]
+    caution: Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True, eq=False)
+class FusionBundle:
+    """A checked bundle on disk; nothing of the network is in memory yet.
+
+    Attributes:
+        name: folder name.
+        version: of the metadata.
+        path: folder.
+        sha256: of configs and models, see `medxai.predict.bundle.bundle_sha256`.
+        spec: labels, regions, kind of map.
+    """
+
+    name: str
+    version: str
+    path: Path
+    sha256: str
+    spec: FusionBlock
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names."""
+        return self.spec.labels
+
+    @property
+    def positive(self) -> int:
+        """Index of the class that is explained."""
+        return self.spec.labels.index(self.spec.positive)
+
+    @property
+    def layers(self) -> dict[str, str]:
+        """Keyword arguments of `HierarchicalFusion.target_calls`."""
+        return {"encoder": self.spec.encoder, "pyramid": self.spec.pyramid}
+
+    @property
+    def gamma(self) -> float:
+        """Strength of the markers."""
+        return self.spec.gamma
+
+    @property
+    def marker(self) -> str:
+        """Kind of the markers."""
+        return self.spec.marker
+
+    def network(self) -> HierarchicalFusion:
+        """Build the network with its weights, in eval mode, parameters not requiring gradients.
+
+        Raises:
+            BundleError: the definition or the weights are refused or do not fit.
+        """
+        from medxai.networks.hierarchical_fusion import HierarchicalFusion
+        from medxai.predict.build import build_network
+
+        network = build_network(self.path)
+        if not isinstance(network, HierarchicalFusion):
+            msg = f"bundle {self.name}: network_def is a {type(network).__name__}, not a HierarchicalFusion"
+            raise BundleError(msg)
+        return network
+
+    def scaling(self) -> Scaling:
+        """Mean and deviation of the training subjects."""
+        return Scaling.read(self.path / "models" / "scaling.safetensors")
+
+    def baseline(self) -> dict[str, torch.Tensor]:
+        """``[1, 512]`` by modality: the mean embedding of the training subjects of the first class."""
+        from safetensors.torch import load_file
+
+        return load_file(self.path / "models" / "baseline.safetensors")
+
+
+def is_fusion(path: Path) -> bool:
+    """Whether the bundle at `path` is one of features."""
+    try:
+        return "medxai_fusion" in json.loads((path / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def load_fusion(name_or_path: str | Path, allow: AllowList | None = None) -> FusionBundle:
+    """Find a fusion bundle, check its block and its hash.
+
+    Args:
+        name_or_path: name of a shipped bundle, or a folder.
+        allow: trusted hashes; None for those of the shipped bundles.
+
+    Raises:
+        BundleError: not found, of another kind, malformed, or not on the allow-list.
+    """
+    path = locate_bundle(name_or_path)
+    if not is_fusion(path):
+        msg = f"bundle {path.name} is not one of brain features: its metadata has no block 'medxai_fusion'"
+        raise BundleError(msg)
+    content: dict[str, Any] = json.loads((path / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    try:
+        spec = FusionBlock.model_validate(content["medxai_fusion"])
+        if spec.positive not in spec.labels:
+            msg = f"bundle {path.name}: positive names {spec.positive!r}, which is not among the labels"
+            raise BundleError(msg)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        msg = f"bundle {path.name}: configs/metadata.json: medxai_fusion.{where}: {first['msg']}"
+        raise BundleError(msg) from error
+    for part in ("scaling", "baseline"):
+        if not (path / "models" / f"{part}.safetensors").is_file():
+            msg = f"bundle {path.name} has no models/{part}.safetensors"
+            raise BundleError(msg)
+    sha256 = bundle_sha256(path)
+    (AllowList.shipped() if allow is None else allow).check(path.name, sha256)
+    return FusionBundle(path.name, str(content.get("version", "")), path, sha256, spec)
