@@ -21,8 +21,11 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
         BundleError: the metadata cannot be read.
     """
     from medxai.predict.build import read_config
+    from medxai.predict.fusion_check import inspect_fusion, is_fusion
 
     path = path.resolve()
+    if is_fusion(path):
+        return inspect_fusion(path)
     metadata = read_metadata(path / "configs" / "metadata.json")
     spec = metadata.medxai
     weights = next((f for f in _weight_files(path) if f.is_file()), None)
@@ -54,8 +57,11 @@ def verify_bundle(path: Path) -> list[str]:
     import torch
 
     from medxai.predict.build import build_network
+    from medxai.predict.fusion_check import is_fusion, verify_fusion
 
     path = path.resolve()
+    if is_fusion(path):
+        return verify_fusion(path)
     try:
         metadata = read_metadata(path / "configs" / "metadata.json")
         bundle_sha256(path)

@@ -65,7 +65,7 @@ def measure(
     }
     shares: list[list[float]] = []
     synergy: list[npt.NDArray[np.float64]] = []
-    unseen = _mean_embeddings(network, drawn)
+    unseen = mean_embeddings(network, drawn)
     for number, index in enumerate(patients):
         subject = drawn.subjects[index]
         inputs, _ = drawn.scaling.inputs([subject.features])
@@ -107,7 +107,7 @@ def measure(
     }
 
 
-def _mean_embeddings(network: HierarchicalFusion, drawn: Cohort) -> dict[str, torch.Tensor]:
+def mean_embeddings(network: HierarchicalFusion, drawn: Cohort) -> dict[str, torch.Tensor]:
     """Mean embedding of the controls that were learnt from: what stands for not seeing a modality."""
     import torch
 
