@@ -26,7 +26,7 @@ demo: $(VENV)/.core $(if $(MEDXAI_DATA),$(VENV)/.video) ## explain phantom studi
 	$(BIN)/python -m sample_cases.demo
 
 test: $(VENV)/.dev $(VENV)/.apt $(if $(MEDXAI_SLOW),$(VENV)/.browser) lint ## lint and run the tests (MEDXAI_DATA=... adds the real images, MEDXAI_SLOW=1 slow ones, =all the longest too)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m $(if $(filter all,$(MEDXAI_SLOW)),"slow or not slow",$(if $(MEDXAI_SLOW),"not longest","not slow and not longest"))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m $(if $(filter all,$(MEDXAI_SLOW)),"slow or not slow",$(if $(MEDXAI_SLOW),"not longest","not slow and not longest"))
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

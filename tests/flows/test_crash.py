@@ -22,7 +22,7 @@ from tests.studies import ROOT, dicom_study, jobs, leftovers
 
 pytestmark = [pytest.mark.flow, pytest.mark.pacs, pytest.mark.slow]
 
-STUDIES = 12
+STUDIES = 7
 
 
 class Batch:
@@ -92,7 +92,7 @@ def test_sigkill_in_the_middle_of_a_batch(tmp_path: Path, orthanc_server: Orthan
     def in_the_middle() -> bool:
         counts = dict(batch.query("SELECT state, count(*) FROM job GROUP BY state"))
         moving = batch.query("SELECT job_id, sum(state = 'sent'), sum(state = 'sending') FROM delivery GROUP BY job_id")
-        return counts.get("done", 0) >= 3 and any(sent and sending for _, sent, sending in moving)
+        return counts.get("done", 0) >= 2 and any(sent and sending for _, sent, sending in moving)
 
     try:
         wait_for(in_the_middle, process, log)
@@ -109,7 +109,7 @@ def test_sigkill_in_the_middle_of_a_batch(tmp_path: Path, orthanc_server: Orthan
     finished = {key: row for key, row in killed.items() if row.state == "done"}
     cut_off = {uid for (uid,) in batch.query("SELECT sop_instance_uid FROM delivery WHERE state = 'sending'")}
     arrived = orthanc_server.received()
-    assert 3 <= len(finished) < STUDIES
+    assert 2 <= len(finished) < STUDIES
     assert cut_off
     written = {p: p.stat().st_mtime_ns for key in finished for p in (batch.output / key).iterdir()}
 

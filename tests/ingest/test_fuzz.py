@@ -21,8 +21,9 @@ JPEG = FILES / "SC_rgb_jpeg.dcm"
 
 
 @pytest.mark.slow
-def test_ten_thousand_damaged_files_end_with_a_reason() -> None:
-    outcomes, faults = fuzz(10_000)
+def test_thousands_of_damaged_files_end_with_a_reason() -> None:
+    """The first of the ten thousand that `make bench ONLY=fuzz_crashes` goes through."""
+    outcomes, faults = fuzz(3_000)
     assert not faults
     assert outcomes["read"] > 100  # some damage is harmless, and the others did not fail for one and the same reason
     assert outcomes["refused"] > 100

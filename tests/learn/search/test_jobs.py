@@ -118,8 +118,8 @@ def test_killed_searches_end_the_same_and_the_flow_goes_on(tmp_path: Path) -> No
 
 def _check_page(path: Path, docs: Path, rows: list[dict[str, str]]) -> None:
     """The page of this comparison has its figures, its pictures and the operation of every cell."""
-    command = [sys.executable, "-m", "medxai", "validate", "chest_ct", "--config", str(path), "--out", str(docs)]
-    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, stdout=subprocess.DEVNULL)
+    done = CliRunner().invoke(app, ["validate", "chest_ct", "--config", str(path), "--out", str(docs)])
+    assert done.exit_code == 0, done.output
     page = (docs / "chest_ct.md").read_text()
     assert "nan" not in page
     for row in rows:
