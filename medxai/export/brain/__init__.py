@@ -1,0 +1,1 @@
+"""What leaves of an explained subject: tables, maps, pictures, DICOM objects and a page."""
