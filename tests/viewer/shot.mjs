@@ -41,6 +41,7 @@ const look = (page, world, pixel) => page.evaluate((place, column) => {
   const [x, y] = place ? viewport.worldToCanvas([...place]) : [NaN, NaN];
   return {
     kind: viewport.type,
+    sets: viewportGridService.getState().viewports.get(id)?.displaySetInstanceUIDs ?? [],
     slice: viewport.getSliceIndex?.() ?? viewport.getCurrentImageIdIndex?.(),
     slices: viewport.getNumberOfSlices?.() ?? viewport.getImageIds?.().length,
     canvas: { x: box.x, y: box.y, width: box.width, height: box.height },
@@ -68,7 +69,7 @@ async function outlined(page, step, limit) {
     await move(page, step);
     const shapes = await page.evaluate(
       () => document.querySelectorAll('svg.svg-layer :is(path, polyline, polygon, circle, ellipse, line)').length);
-    if (shapes) { await pause(1000); return; }
+    if (shapes) { await pause(500); return; }
   }
   throw new Error('no outline was drawn');
 }
@@ -88,67 +89,107 @@ async function coloured(page, step, limit) {
       }
       return found / (width * height);
     });
-    if (share > 0.001) { await pause(1000); return; }
+    if (share > 0.001) { await pause(500); return; }
   }
   throw new Error('nothing was coloured');
 }
 
+// At rest: the same three times in a row.
 async function settled(page, step, limit, placed = false) {
   let last = '';
-  for (const begin = Date.now(); Date.now() - begin < limit; await pause(700)) {
+  let same = 0;
+  for (const begin = Date.now(); Date.now() - begin < limit; await pause(400)) {
     if (placed) await move(page, step);
     const state = await look(page, step.world, step.pixel);
     const text = JSON.stringify(state);
-    if (state && text === last) return state;
+    same = state && text === last ? same + 1 : 0;
+    if (same >= 2) return state;
     last = text;
   }
   throw new Error('the viewport did not come to rest');
 }
 
-async function show(page, step) {
+async function show(page, step, patience) {
   const wanted = await thumbnail(page, step.thumbnail, 60000);
   const title = await words(wanted);
+  const series = await wanted.evaluate(element => element.id.replace('thumbnail-', ''));
   await wanted.evaluate(element => element.scrollIntoView({ block: 'center' }));
   const box = await wanted.boundingBox();
   await page.mouse.click(box.x + box.width / 2, box.y + box.height / 2, { count: 2 });
-  await pause(2500);
+  await pause(1000);
   let state = await settled(page, step, 60000);
   for (const answer of step.answers ?? []) {
     for (const begin = Date.now(); Date.now() - begin < 15000; await pause(500)) if (await press(page, answer)) break;
     state = await settled(page, step, 60000);
   }
   const moved = await move(page, step);
-  await pause(step.rest ?? 3000);
-  if (step.drawn) await outlined(page, step, 60000);
-  if (step.coloured) await coloured(page, step, 60000);
+  await pause(1000);
+  if (step.drawn) await outlined(page, step, patience);
+  if (step.coloured) await coloured(page, step, patience);
   state = await settled(page, step, 30000, true);
+  // Overlays lie on another series; pictures are their own.
+  if (step.thumbnail.startsWith('S:') && !state.sets.includes(series)) throw new Error('another series is shown');
   await page.screenshot({ path: step.out });
   return { ...state, title, moved, out: step.out };
 }
 
-const answer = { shots: [], faults: [] };
-try {
+const answer = { shots: [], faults: [], again: [] };
+const started = Date.now();
+
+// A page with the study. `leave` closes it; what breaks off then is no fault.
+async function visit() {
   const page = await browser.newPage();
-  await page.setViewport({ width: 1400, height: 900 });
-  page.on('pageerror', error => answer.faults.push(`page: ${String(error).slice(0, 300)}`));
+  let leaving = false;
+  const fault = text => { if (!leaving) answer.faults.push(text); };
+  page.on('pageerror', error => fault(`page: ${String(error).slice(0, 300)}`));
   page.on('response', reply => {
-    if (reply.status() >= 400) answer.faults.push(`HTTP ${reply.status()} ${reply.url().slice(0, 200)}`);
+    if (reply.status() >= 400) fault(`HTTP ${reply.status()} ${reply.url().slice(0, 200)}`);
   });
+  await page.setViewport({ width: 1400, height: 900 });
+  await page.goto(job.url, { waitUntil: 'domcontentloaded', timeout: 90000 });
+  for (const begin = Date.now(); Date.now() - begin < 90000; await pause(500)) {
+    await press(page, 'Skip all');
+    await press(page, 'Confirm and hide');
+    if (await look(page)) break;
+  }
+  await press(page, 'Skip all');
+  return { page, leave: async () => { leaving = true; await page.close(); } };
+}
+
+let there = null;  // the page of the last step, and what it shows
+async function opened(step, patience) {
+  // A fresh page for each object: OHIF keeps the colours of a Parametric Map for what is opened after it.
+  if (there?.thumbnail !== step.thumbnail) {
+    await there?.leave();
+    there = null;
+    there = { ...await visit(), thumbnail: step.thumbnail };
+  }
+  try {
+    return await show(there.page, step, patience);
+  } catch (error) {
+    await there.page.screenshot({ path: step.out }).catch(() => {});
+    there.thumbnail = null;
+    throw error;
+  }
+}
+
+try {
   for (const step of job.steps) {
-    try {
-      // A fresh page for each object: OHIF keeps the colours of a Parametric Map for what is opened after it.
-      await page.goto(job.url, { waitUntil: 'domcontentloaded' });
-      for (const begin = Date.now(); Date.now() - begin < 90000; await pause(700)) {
-        await press(page, 'Skip all');
-        await press(page, 'Confirm and hide');
-        if (await look(page)) break;
+    // On a slow machine OHIF may fill its viewport after the object was asked for, and then shows the first series
+    // for good; nothing is drawn or coloured however long one waits. It is asked for again in a fresh page.
+    for (let patience = 25000; ; patience *= 2) {
+      try {
+        answer.shots.push(await opened(step, patience));
+        break;
+      } catch (error) {
+        const text = `${step.thumbnail}: ${String(error).slice(0, 300)}`;
+        if (patience > 60000 || Date.now() - started > 360000) {
+          answer.faults.push(text);
+          answer.shots.push(null);
+          break;
+        }
+        answer.again.push(text);
       }
-      await press(page, 'Skip all');
-      answer.shots.push(await show(page, step));
-    } catch (error) {
-      answer.faults.push(`${step.thumbnail}: ${String(error).slice(0, 300)}`);
-      await page.screenshot({ path: step.out });
-      answer.shots.push(null);
     }
   }
 } catch (error) {
