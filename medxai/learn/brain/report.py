@@ -241,6 +241,7 @@ def _mice(found: dict[str, Any]) -> list[str]:
         "by a network that never saw it.",
         f"Accuracy {found['accuracy']:.3f} (chance {1 / len(found['genotypes']):.2f}), p =",
         f"{found['p']:.4f} by shuffling genotypes against the predictions. Recall: {recall}.",
+        f"A logistic regression on all edges has {found['linear_accuracy']:.3f}.",
     ]
     if "edges" in found:
         edges = found["edges"]

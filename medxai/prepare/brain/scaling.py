@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,11 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """Mean and standard deviation of every element over training subjects.
+    """Mean and standard deviation of every element, or of all of them, over training subjects.
 
     Attributes:
-        mean: by modality, in the shape of the feature; of ``dfc`` over windows as well, ``[N, N, 1]``.
+        mean: by modality, in the shape of the feature; of ``dfc`` over windows as well, ``[N, N, 1]``; a single number
+            where the whole array has one scale.
         sd: likewise, positive.
         shapes: of the features.
     """
@@ -35,8 +36,11 @@ class Scaling:
     shapes: Mapping[str, tuple[int, ...]]
 
     @classmethod
-    def fit(cls, subjects: Sequence[SubjectFeatures]) -> Scaling:
+    def fit(cls, subjects: Sequence[SubjectFeatures], by: Literal["element", "array"] = "element") -> Scaling:
         """Measure training subjects; those without a modality are left out of it.
+
+        A convolution knows where it is from the pattern that all subjects share. Scaling every element by itself takes
+        that pattern away and leaves deviations; one scale for the array keeps it.
 
         Raises:
             MedxaiError: shapes differ between subjects, or a modality has fewer than two.
@@ -62,6 +66,9 @@ class Scaling:
             varies = spread[spread > 0]
             if not len(varies):
                 raise MedxaiError(f"{name} is the same in all training subjects")
+            if by == "array":
+                total, squares = total.mean(keepdims=True), squares.mean(keepdims=True)
+                spread = varies = np.sqrt(squares - total**2)
             mean[name] = total.astype(np.float32)
             sd[name] = np.maximum(spread, _LEAST * np.median(varies)).astype(np.float32)
         return cls(mean, sd, shapes)
