@@ -143,7 +143,7 @@ def _leave_out(
 
 
 def linear_accuracy(subjects: list[SubjectFeatures], labels: npt.NDArray[np.int64]) -> float:
-    """Accuracy of a ridge-penalised logistic regression on all edges, each mouse left out: what any network must meet."""
+    """Accuracy of a ridge-penalised logistic regression on all edges, each mouse left out: the bar."""
     from sklearn.linear_model import LogisticRegression
 
     matrices = np.stack([s.fa for s in subjects if s.fa is not None])
