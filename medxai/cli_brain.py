@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from medxai import cli_brain_explain
+
 brain_app = typer.Typer(help="Functional and diffusion MRI of the brain.", no_args_is_help=True)
 
 _EXAMPLE = """
@@ -144,3 +146,7 @@ def train(
             typer.secho(f"problem: {problem}", err=True, fg="red")
         if problems:
             raise typer.Exit(2)
+
+
+brain_app.command("explain", epilog=cli_brain_explain.EXPLAIN_EXAMPLE)(cli_brain_explain.explain)
+brain_app.command("ablate", epilog=cli_brain_explain.ABLATE_EXAMPLE)(cli_brain_explain.ablate)

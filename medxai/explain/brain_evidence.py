@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from medxai.errors import IngestError, MismatchError
 from medxai.files import atomic_path, write_text
+from medxai.identity import sha256_file
 from medxai.prepare.brain.subject import MODALITIES, SubjectFeatures
 
 if TYPE_CHECKING:
@@ -209,14 +210,30 @@ def check_shapes(subject: SubjectFeatures, shapes: Mapping[str, tuple[int, ...]]
         raise MismatchError(message, study=subject.subject)
 
 
-def write_evidence(folder: Path, found: BrainEvidence) -> list[Path]:
-    """Keep it as ``evidence.json`` and ``maps.safetensors``, the same bytes each time; the paths."""
+def write_evidence(folder: Path, found: BrainEvidence, key: str = "") -> list[Path]:
+    """Keep it as ``evidence.json`` and ``maps.safetensors``, the same bytes each time; the paths.
+
+    Args:
+        folder: where to.
+        found: of one subject.
+        key: of what it was made from, see `is_current`.
+    """
     from safetensors.numpy import save_file
 
     maps = folder / "maps.safetensors"
     with atomic_path(maps) as temporary:
         save_file({name: np.ascontiguousarray(values) for name, values in found.maps.items()}, temporary)
-    return [write_text(folder / "evidence.json", json.dumps(plain(found), indent=1, sort_keys=True) + "\n"), maps]
+    content = {**plain(found), "key": key, "maps_sha256": sha256_file(maps)}
+    return [write_text(folder / "evidence.json", json.dumps(content, indent=1, sort_keys=True) + "\n"), maps]
+
+
+def is_current(folder: Path, key: str) -> bool:
+    """Whether evidence of that key lies there, whole."""
+    try:
+        known = json.loads((folder / "evidence.json").read_text())
+        return bool(known["key"] == key and known["maps_sha256"] == sha256_file(folder / "maps.safetensors"))
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def read_evidence(folder: Path) -> BrainEvidence:

@@ -14,6 +14,9 @@ from medxai.study import Explanation, Result, TrustReport
 #: The sentence that every picture and object carries.
 NOTICE = "AI explanation, not for diagnosis"
 
+#: Maps of several inputs are no methods of the registry: title, and the family whose code they take.
+SEVERAL_INPUTS = {"synergistic": ("Synergistic Activation Map", "score_cam")}
+
 
 def ascii_text(text: str, limit: int) -> str:
     """Return `text` in ASCII without backslashes and line breaks, at most `limit` characters.
@@ -49,6 +52,8 @@ def with_evidence(result: Result, options: ExportOptions) -> list[tuple[int, Exp
 
 def method_title(method: str) -> str:
     """Return the name of a method as people write it (``gradcam`` -> ``Grad-CAM``)."""
+    if method in SEVERAL_INPUTS:
+        return SEVERAL_INPUTS[method][0]
     try:
         return get_method(method).INFO.title
     except ExplainError:  # a stored result of a method that this version no longer has

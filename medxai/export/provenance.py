@@ -10,7 +10,7 @@ from medxai import __version__
 from medxai.errors import ExplainError, ExportError
 from medxai.explain.cells import cells_of
 from medxai.explain.registry import get_method
-from medxai.export.naming import ascii_text, method_title
+from medxai.export.naming import SEVERAL_INPUTS, ascii_text, method_title
 from medxai.identity import derive_uid
 from medxai.study import Explanation, Result
 
@@ -112,7 +112,7 @@ def concept(method: str) -> Code:
     from pydicom.sr.codedict import codes
 
     try:
-        family = get_method(method).INFO.family
+        family = SEVERAL_INPUTS[method][1] if method in SEVERAL_INPUTS else get_method(method).INFO.family
     except ExplainError:  # a stored result of a method that this version no longer has
         return codes.DCM.Saliency
     if family == "gradient_cam":

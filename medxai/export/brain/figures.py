@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +34,10 @@ def write_figures(view: SubjectView, folder: Path, group: Mapping[str, npt.NDArr
         group: mean map by modality of the group; empty where there is none.
         of: whose mean it is, in words.
     """
-    paths = [_save(folder / "shares.png", (8.6, 3.4), lambda figure: shares(figure, view))]
+    paths = [_save(folder / "shares.png", (8.6, 3.4), partial(shares, view=view))]
     for name in view.matrices:
-        paths.append(_save(folder / f"matrix_{name}.png", (6.4, 5.6), lambda f, n=name: matrix(f, view, n)))  # type: ignore[misc]
-        paths.append(_save(folder / f"connectogram_{name}.png", (6.6, 6.6), lambda f, n=name: circle(f, view, n)))  # type: ignore[misc]
+        paths.append(_save(folder / f"matrix_{name}.png", (6.4, 5.6), partial(matrix, view=view, name=name)))
+        paths.append(_save(folder / f"connectogram_{name}.png", (6.6, 6.6), partial(circle, view=view, name=name)))
     if "dfc" in view.evidence.maps:
         mean = group.get("dfc")
         paths.append(_save(folder / "course_dfc.png", (8.6, 2.8), lambda figure: over_windows(figure, view, mean, of)))
@@ -47,6 +48,20 @@ def write_figures(view: SubjectView, folder: Path, group: Mapping[str, npt.NDArr
         size = (7.6, 2.9 * len(compared) + 0.4)
         paths.append(_save(folder / "group.png", size, lambda figure: beside_group(figure, view, group, compared, of)))
     return paths
+
+
+def write_group_figures(view: SubjectView, folder: Path) -> tuple[tuple[str, str], ...]:
+    """Write the pictures of a group's mean; their names with titles."""
+    found = []
+    if "alff" in view.evidence.maps:
+        glass_brain(view, folder / "glass_brain.png")
+        found.append(("glass_brain.png", "ALFF, mean map"))
+    for name in view.matrices:
+        _save(folder / f"matrix_{name}.png", (6.4, 5.6), partial(matrix, view=view, name=name))
+        _save(folder / f"connectogram_{name}.png", (6.6, 6.6), partial(circle, view=view, name=name))
+        found.append((f"matrix_{name}.png", f"{TITLES[name]}, mean map"))
+        found.append((f"connectogram_{name}.png", f"{TITLES[name]}, strongest edges of the mean map"))
+    return tuple(found)
 
 
 def shares(figure: Figure, view: SubjectView) -> None:

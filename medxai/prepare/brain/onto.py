@@ -104,3 +104,22 @@ def check_reach(image: Image, shape: tuple[int, int, int], affine: Affine, trans
     if within < 0.5:
         words = f"{within:.0%} of the map lies within {what}: they are not in one space"
         raise MismatchError(f"{words}; give the transform from the features to the subject with --transform")
+
+
+def own_grid(shape: tuple[int, ...], affine: Affine, transform: Affine) -> tuple[tuple[int, int, int], Affine]:
+    """A grid in the subject's space for features that a transform brings there: as many voxels, as large, as they lie.
+
+    Args:
+        shape: of the features' grid.
+        affine: of it, index -> LPS mm.
+        transform: 4x4 from the subject's LPS to the features'.
+    """
+    moved = np.linalg.inv(transform) @ affine
+    # The nearest axes at right angles: NIfTI's qform and DICOM know no shear. Of a rigid transform they are its own.
+    left, _, right = np.linalg.svd(moved[:3, :3] / np.linalg.norm(moved[:3, :3], axis=0))
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    grid = np.eye(4)
+    grid[:3, :3] = (left @ right) * steps
+    middle = (np.array(shape[:3]) - 1) / 2
+    grid[:3, 3] = moved[:3, :3] @ middle + moved[:3, 3] - grid[:3, :3] @ middle
+    return (int(shape[0]), int(shape[1]), int(shape[2])), grid

@@ -1,0 +1,203 @@
+"""What the fusion network says of a subject as a Comprehensive 3D SR (TID 1500)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medxai.explain.brain_evidence import sentences
+from medxai.export.brain.on_series import OnSeries
+from medxai.export.brain.region_segmentation import TopRegion, top_regions, tracking_uid
+from medxai.export.brain.sites import side_code, site
+from medxai.export.brain.subject_view import SubjectView
+from medxai.export.naming import NOTICE, ascii_text
+from medxai.export.provenance import concept, peak, uid_of
+from medxai.export.reporting import (
+    LONGEST_TEXT,
+    SCHEME,
+    document,
+    peak_place,
+    private,
+    region_place,
+    report_algorithm,
+    report_of,
+    words,
+)
+from medxai.identity import derive_uid
+
+if TYPE_CHECKING:
+    from highdicom.sr import Comprehensive3DSR, Measurement, MeasurementsAndQualitativeEvaluations, TextContentItem
+    from pydicom import Dataset
+    from pydicom.sr.coding import Code
+
+#: The sentence of every report and page of this kind.
+MARKER = "Research marker, not a diagnosis"
+#: Codes of `SCHEME` that only these reports use; a meaning holds at most 64 characters.
+MEANINGS = {
+    "share": "Share of the evidence", "shapley": "Shapley value of the logit", "order": "Agreement with the map of "
+    "another order of the nodes", "synergy": "Gain of all inputs together beyond each alone", "rank": "Rank in the map",
+    "relative": "Evidence of the region over that of the first region", "modality": "Modality",
+    "availability": "Availability", "missing": "Missing, not seen by the network", "present": "Present",
+    "region": "Region", "ranks": "Ranks of the region", "limit": "Limit of the evidence", "place": "Place of the map",
+    "alff": "Amplitude of low-frequency fluctuation", "sfc": "Static functional connectivity",
+    "dfc": "Dynamic functional connectivity", "fa": "Structural connectivity",
+}  # fmt: skip
+
+
+def build(
+    view: SubjectView, placed: OnSeries, count: int, series_number: int, segmentation: Dataset | None = None
+) -> Comprehensive3DSR:
+    """Return the report: a group for the decision, and one for each of the first regions.
+
+    Args:
+        view: the subject.
+        placed: its evidence on the series.
+        count: regions of each map.
+        series_number: of the report.
+        segmentation: that is named as evidence where there is one.
+    """
+    result, explanation = placed.result, placed.explanation
+    regions = top_regions(view, count)
+    groups: list[object] = [_decision(view, placed), *(_region(placed, item) for item in regions)]
+    evidence = [*result.study.volume.source, *([segmentation] if segmentation is not None else [])]
+    parts = ("regions", *(item.name for item in regions))
+    return document(
+        result,
+        report_of(result, groups),
+        evidence,
+        series=uid_of(result, "structured_report", explanation, *parts, "series"),
+        instance=uid_of(result, "structured_report", explanation, *parts),
+        number=series_number,
+        description=f"Fusion of MRI: {NOTICE}",
+    )
+
+
+def _decision(view: SubjectView, placed: OnSeries) -> object:
+    from highdicom.sr import (
+        GraphicTypeValues,
+        ImageRegion,
+        MeasurementsAndQualitativeEvaluations,
+        PlanarROIMeasurementsAndQualitativeEvaluations,
+        QualitativeEvaluation,
+        SourceImageForRegion,
+        TrackingIdentifier,
+    )
+    from pydicom.sr.codedict import codes
+
+    result, explanation, found = placed.result, placed.explanation, view.evidence
+    numbers: list[tuple[Code, float, Code | None]] = [
+        (codes.DCM.Probability, found.probability, None),
+        (private("score"), float(explanation.score), None),
+        (_code("synergy"), found.map_synergy, None),
+    ]
+    for name in found.modalities:
+        numbers += [(_named("share", name), found.shares[name], None)]
+        numbers += [(_named("shapley", name), found.values[name], None)]
+    numbers += [(_named("order", name), value, None) for name, value in found.order.items()]
+    shown = peak(explanation) > 0
+    if shown:
+        numbers.append((concept(explanation.method), peak(explanation), codes.SCT.Maximum))
+    common: dict[str, Any] = {
+        "tracking_identifier": TrackingIdentifier(
+            uid=derive_uid("tracking", *result.identity, "fusion"), identifier=f"{explanation.method}-fusion"
+        ),
+        "finding_category": codes.SCT.SpatialAndRelationalConcept,
+        "finding_type": concept(explanation.method),
+        "algorithm_id": report_algorithm(result, explanation),
+        "measurements": _measured(numbers),
+        "qualitative_evaluations": [
+            QualitativeEvaluation(name=_code(name), value=_code("missing" if name in found.missing else "present"))
+            for name in ("alff", "dfc", "sfc", "fa")
+            if name in (*found.modalities, *found.missing)
+        ],
+    }
+    group: Any
+    if shown:
+        plane, row, column = peak_place(explanation)
+        source, frames = region_place(result, plane)
+        group = PlanarROIMeasurementsAndQualitativeEvaluations(
+            referenced_region=ImageRegion(
+                graphic_type=GraphicTypeValues.POINT,
+                graphic_data=np.array([[column + 0.5, row + 0.5]]),
+                source_image=SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID, frames),
+            ),
+            **common,
+        )
+    else:
+        group = MeasurementsAndQualitativeEvaluations(source_images=_sources(placed), **common)
+    prediction = result.prediction
+    texts = [
+        (private("class"), words(explanation.class_label, "class")),
+        (private("decided"), words(prediction.label, "class")),
+        *((_code("limit"), sentence) for sentence in sentences(found)),
+        (_code("place"), placed.note),
+        (codes.DCM.Comment, f"{MARKER}. {NOTICE}"),
+    ]
+    group[0].ContentSequence.extend(_texts(texts))
+    return group
+
+
+def _region(placed: OnSeries, region: TopRegion) -> MeasurementsAndQualitativeEvaluations:
+    """Group (TID 1501) of a region; the tracking identifier is that of its segment."""
+    from highdicom.sr import FindingSite, MeasurementsAndQualitativeEvaluations, TrackingIdentifier
+    from pydicom.sr.codedict import codes
+
+    code, known = site(region.name)
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(
+            uid=tracking_uid(placed, region.name), identifier=ascii_text(f"region {region.name}", 64)
+        ),
+        finding_category=codes.SCT.SpatialAndRelationalConcept,
+        finding_type=concept(placed.explanation.method),
+        algorithm_id=report_algorithm(placed.result, placed.explanation),
+        finding_sites=[FindingSite(code, laterality=side_code(region.name) if known else None)],
+        measurements=_measured([(_code("relative"), region.relative, None)]),
+        source_images=_sources(placed),
+    )
+    name = region.name + (f" ({region.network} network)" if region.network else "")
+    group[0].ContentSequence.extend(_texts([(_code("region"), name), (_code("ranks"), region.words)]))
+    return group
+
+
+def _measured(numbers: Sequence[tuple[Code, float, Code | None]]) -> list[Measurement]:
+    from highdicom.sr import Measurement
+    from pydicom.sr.codedict import codes
+
+    return [
+        Measurement(name=name, value=float(value), unit=codes.UCUM.NoUnits, derivation=derivation)
+        for name, value, derivation in numbers
+        if math.isfinite(value)
+    ]
+
+
+def _texts(pairs: Sequence[tuple[Code, str]]) -> list[TextContentItem]:
+    from highdicom.sr import RelationshipTypeValues, TextContentItem
+
+    return [
+        TextContentItem(name=n, value=ascii_text(text, LONGEST_TEXT), relationship_type=RelationshipTypeValues.CONTAINS)
+        for n, text in pairs
+        if text
+    ]
+
+
+def _sources(placed: OnSeries) -> list[Any]:
+    from highdicom.sr import SourceImageForMeasurementGroup
+
+    sources = placed.result.study.volume.source
+    return [SourceImageForMeasurementGroup(s.SOPClassUID, s.SOPInstanceUID) for s in sources]
+
+
+def _code(value: str) -> Code:
+    from pydicom.sr.coding import Code
+
+    return Code(value, SCHEME, MEANINGS[value])
+
+
+def _named(value: str, modality: str) -> Code:
+    """A figure of one modality, such as ``share_alff``."""
+    from pydicom.sr.coding import Code
+
+    return Code(f"{value}_{modality}", SCHEME, ascii_text(f"{MEANINGS[value]}: {modality.upper()}", 64))
