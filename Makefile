@@ -17,7 +17,7 @@ export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(BIN)/python -m pip install -q --no-compile
 
-.PHONY: help demo test lint parity viewer bench serve clean lock
+.PHONY: help demo test pytest lint parity viewer bench serve clean lock
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -25,7 +25,10 @@ help: ## list the targets
 demo: $(VENV)/.core $(if $(MEDXAI_DATA),$(VENV)/.video) ## explain phantom studies end to end and print where the results are
 	$(BIN)/python -m sample_cases.demo
 
-test: $(VENV)/.dev $(VENV)/.apt $(if $(MEDXAI_SLOW),$(VENV)/.browser) lint ## lint and run the tests (MEDXAI_DATA=... adds the real images, MEDXAI_SLOW=1 slow ones, =all the longest too)
+test: lint pytest ## lint and run the tests (MEDXAI_DATA=... adds the real images, MEDXAI_SLOW=1 slow ones, =all the longest too)
+
+# As many processes as the smallest machine of CI has cores, of one thread each: more threads only wait for each other.
+pytest: $(VENV)/.dev $(VENV)/.apt $(if $(MEDXAI_SLOW),$(VENV)/.browser)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m $(if $(filter all,$(MEDXAI_SLOW)),"slow or not slow",$(if $(MEDXAI_SLOW),"not longest","not slow and not longest"))
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts
@@ -95,7 +98,7 @@ $(VENV)/.apt: | $(VENV)/bin/python
 	else echo "PACS tests will be skipped; to run them: apt-get install $$missing"; fi
 
 # A browser and npm, from which tests/viewer fetches OHIF.
-$(VENV)/.browser: | $(VENV)/bin/python
+$(VENV)/.browser: | $(VENV)/bin/python $(VENV)/.apt
 	@missing=""; \
 	[ -x /usr/bin/chromium ] || missing="chromium"; \
 	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
