@@ -80,7 +80,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], lo
     while not condition():
         if process.poll() is not None or time.monotonic() > limit:
             pytest.fail(f"the batch ended or hung ({process.poll()}): {log.read_text(errors='replace')[-2000:]}")
-        time.sleep(0.002)
+        time.sleep(0.01)
 
 
 def test_sigkill_in_the_middle_of_a_batch(tmp_path: Path, orthanc_server: Orthanc) -> None:

@@ -175,7 +175,7 @@ def test_the_video_network_learns_from_a_limited_number_of_clips(tmp_path: Path)
         tmp_path / "w",
         lines.append,
         n_folds=3,
-        plan_copies=2,
+        plan_copies=1,
         recipe=recipe,
         random_start=True,
     )
