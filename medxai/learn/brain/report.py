@@ -237,7 +237,8 @@ def _mice(found: dict[str, Any]) -> list[str]:
     lines = [
         "## Real connectomes: genotypes of mice",
         "",
-        f"{found['n']} mice of {len(found['genotypes'])} strains, 166 regions (mean of both hemispheres), structural branch alone; each predicted",
+        f"{found['n']} mice of {len(found['genotypes'])} strains, 166 regions (mean of both hemispheres),",
+        "structural branch alone; each predicted",
         "by a network that never saw it.",
         f"Accuracy {found['accuracy']:.3f} (chance {1 / len(found['genotypes']):.2f}), p =",
         f"{found['p']:.4f} by shuffling genotypes against the predictions. Recall: {recall}.",

@@ -1,0 +1,1 @@
+"""Fusion of functional and diffusion MRI."""
