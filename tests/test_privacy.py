@@ -21,7 +21,7 @@ from pydicom import Dataset, dcmread
 from medxai import pipeline
 from medxai.ingest.discover import discover
 from medxai.session import open_session
-from tests.studies import dicom_study, edit, hashes, jobs, nifti_study, python, settings_for
+from tests.studies import command, dicom_study, edit, hashes, jobs, nifti_study, python, settings_for
 
 FAMILY, GIVEN = "Zwoelfender", "Quirinus"
 PLANTED = {
@@ -172,7 +172,7 @@ def test_a_run_at_debug_level(
     assert all(clean(row.reason) for row in rows)
 
 
-def test_the_command_with_all_warnings(inputs: Inputs, tmp_path: Path) -> None:
+def test_the_command_with_all_warnings(inputs: Inputs, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """``--verbose`` with Python's warnings on: pseudonyms only; the list of the worklist likewise."""
     out = tmp_path / "out"
     done = python(
@@ -181,7 +181,7 @@ def test_the_command_with_all_warnings(inputs: Inputs, tmp_path: Path) -> None:
     assert done.code == 2
     assert len(done.errors) == inputs.bad
     assert found_in((done.out + done.err).encode()) == []
-    listed = python("-m", "medxai", "worklist", out)
+    listed = command(capfd, "worklist", out)
     assert listed.code == 0
     assert jobs(out)[0].study_key in listed.out
     assert clean(listed.out + listed.err)
