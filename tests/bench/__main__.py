@@ -14,6 +14,7 @@ from tests.bench import (
     chest,
     coarse,
     engine,
+    fusion,
     gate,
     growth,
     ingest,
@@ -97,6 +98,9 @@ SUITES: dict[tuple[str, ...], Callable[[], list[Entry]]] = {
     lung.SCORES: lung.cross_validation,
     lung.CORRELATION: lung.correlation,
     ("features_200_volumes_seconds",): brain.features,
+    ("fusion_simulated_auc",): fusion.simulated,
+    ("sam_planted_hits",): fusion.hits,
+    ("mice_genotype_accuracy",): fusion.genotypes,
 }
 
 
