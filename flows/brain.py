@@ -1,16 +1,21 @@
-"""Features of functional and diffusion MRI as a Prefect flow: a task for every subject, done once."""
+"""Features of functional and diffusion MRI, their explanation and ablation as Prefect flows: done once, by subject."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.environment import configure
+from medxai.brain_settings import AblateSettings, ExplainSettings, load_brain_settings
 from medxai.errors import MedxaiError
 from medxai.prepare.brain.bids import Scans
 from medxai.prepare.brain.cohort import Outcome, begin, finish, run_subject
 from medxai.prepare.brain.settings import FeatureSettings, load_features
+
+if TYPE_CHECKING:
+    from medxai.brain_explain import Outcome as Explained
 
 
 def features_flow(settings: FeatureSettings) -> list[Outcome]:
@@ -42,18 +47,94 @@ def features_flow(settings: FeatureSettings) -> list[Outcome]:
     return whole()
 
 
+def explain_flow(settings: ExplainSettings) -> list[Explained]:
+    """Explain all subjects: a task for the evidence of each, then the group, then a task for the files of each.
+
+    Args:
+        settings: of the run; its output folder also holds Prefect's database unless the site has another.
+
+    Raises:
+        MedxaiError: no features, no such bundle, or an atlas that cannot be read.
+    """
+    configure(settings.output / ".medxai" / "prefect")
+    from prefect import flow, task
+    from prefect.cache_policies import NO_CACHE
+
+    from medxai import brain_explain
+
+    run = brain_explain.begin(settings)
+
+    @task(name="brain-evidence", task_run_name="{subject}", persist_result=False, cache_policy=NO_CACHE)
+    def evidence(subject: str) -> Explained:
+        """What the network says of one subject."""
+        return brain_explain.find_evidence(run, subject, _say)
+
+    @flow(name="brain-explain", log_prints=False)
+    def whole() -> list[Explained]:
+        """All subjects in order."""
+        found = {subject: evidence(subject) for subject in run.subjects}
+        good = tuple(subject for subject, outcome in found.items() if outcome.state != "failed")
+        group = brain_explain.make_group(run, good)
+
+        @task(name="brain-outputs", task_run_name="{subject}", persist_result=False, cache_policy=NO_CACHE)
+        def outputs(subject: str) -> Explained:
+            """Files of one subject."""
+            return brain_explain.write_outputs(run, subject, group, _say)
+
+        outcomes = [outputs(s) if s in good else found[s] for s in run.subjects]
+        brain_explain.finish(run, outcomes, group)
+        return outcomes
+
+    return whole()
+
+
+def ablate_flow(settings: AblateSettings) -> Path:
+    """Ablate functional networks on a labelled cohort; one task, since all subjects are scored together.
+
+    Raises:
+        MedxaiError: no features, no such bundle, or no cohort that can be scored.
+    """
+    configure(settings.output / ".medxai" / "prefect")
+    from prefect import flow, task
+    from prefect.cache_policies import NO_CACHE
+
+    from medxai.brain_ablate import ablate
+
+    @task(name="brain-ablation", persist_result=False, cache_policy=NO_CACHE)
+    def one() -> Path:
+        """All networks."""
+        return ablate(settings, _say)
+
+    @flow(name="brain-ablate", log_prints=False)
+    def whole() -> Path:
+        """The cohort."""
+        return one()
+
+    return whole()
+
+
 def _say(line: str) -> None:
     print(line, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: ``python -m flows.brain CONFIG``; exit code 2 when a subject failed."""
+    """Command line: ``python -m flows.brain CONFIG [--do explain]``; exit code 2 when a subject failed."""
     parser = argparse.ArgumentParser(prog="python -m flows.brain", description=__doc__)
     parser.add_argument("config", type=Path, help="YAML file, like configs/brain_features.yaml")
     parser.add_argument("--output", type=Path, help="override the output folder")
+    parser.add_argument("--do", choices=("features", "explain", "ablate"), default="features", help="[features]")
     options = parser.parse_args(arguments)
+    changes = {"output": options.output} if options.output else {}
     try:
-        settings = load_features(options.config, {"output": options.output} if options.output else None)
+        if options.do == "ablate":
+            print(ablate_flow(load_brain_settings(AblateSettings, options.config, changes, "brain ablate")))
+            return 0
+        if options.do == "explain":
+            explained = load_brain_settings(ExplainSettings, options.config, changes, "brain explain")
+            results = explain_flow(explained)
+            print(explained.output)
+            return 2 if any(outcome.state == "failed" for outcome in results) else 0
+        settings = load_features(options.config, changes or None)
         outcomes = features_flow(settings)
     except MedxaiError as error:
         print(f"error: {error}", file=sys.stderr)
