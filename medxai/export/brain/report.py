@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from medxai.export.reporting import (
 from medxai.identity import derive_uid
 
 if TYPE_CHECKING:
-    from highdicom.sr import Comprehensive3DSR, Measurement, MeasurementsAndQualitativeEvaluations, TextContentItem
+    from highdicom.sr import Comprehensive3DSR, Measurement, TextContentItem
     from pydicom import Dataset
     from pydicom.sr.coding import Code
 
@@ -76,15 +76,7 @@ def build(
 
 
 def _decision(view: SubjectView, placed: OnSeries) -> object:
-    from highdicom.sr import (
-        GraphicTypeValues,
-        ImageRegion,
-        MeasurementsAndQualitativeEvaluations,
-        PlanarROIMeasurementsAndQualitativeEvaluations,
-        QualitativeEvaluation,
-        SourceImageForRegion,
-        TrackingIdentifier,
-    )
+    from highdicom.sr import QualitativeEvaluation, TrackingIdentifier
     from pydicom.sr.codedict import codes
 
     result, explanation, found = placed.result, placed.explanation, view.evidence
@@ -98,12 +90,11 @@ def _decision(view: SubjectView, placed: OnSeries) -> object:
         numbers += [(_named("shapley", name), found.values[name], None)]
     numbers += [(_named("order", name), value, None) for name, value in found.order.items()]
     shown = peak(explanation) > 0
+    uid, name = _tracking(placed)
     if shown:
         numbers.append((concept(explanation.method), peak(explanation), codes.SCT.Maximum))
     common: dict[str, Any] = {
-        "tracking_identifier": TrackingIdentifier(
-            uid=derive_uid("tracking", *result.identity, "fusion"), identifier=f"{explanation.method}-fusion"
-        ),
+        "tracking_identifier": TrackingIdentifier(uid=uid, identifier=name),
         "finding_category": codes.SCT.SpatialAndRelationalConcept,
         "finding_type": concept(explanation.method),
         "algorithm_id": report_algorithm(result, explanation),
@@ -114,20 +105,7 @@ def _decision(view: SubjectView, placed: OnSeries) -> object:
             if name in (*found.modalities, *found.missing)
         ],
     }
-    group: Any
-    if shown:
-        plane, row, column = peak_place(explanation)
-        source, frames = region_place(result, plane)
-        group = PlanarROIMeasurementsAndQualitativeEvaluations(
-            referenced_region=ImageRegion(
-                graphic_type=GraphicTypeValues.POINT,
-                graphic_data=np.array([[column + 0.5, row + 0.5]]),
-                source_image=SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID, frames),
-            ),
-            **common,
-        )
-    else:
-        group = MeasurementsAndQualitativeEvaluations(source_images=_sources(placed), **common)
+    group = _group(placed, peak_place(explanation) if shown else None, common)
     prediction = result.prediction
     texts = [
         (private("class"), words(explanation.class_label, "class")),
@@ -140,26 +118,74 @@ def _decision(view: SubjectView, placed: OnSeries) -> object:
     return group
 
 
-def _region(placed: OnSeries, region: TopRegion) -> MeasurementsAndQualitativeEvaluations:
-    """Group (TID 1501) of a region; the tracking identifier is that of its segment."""
-    from highdicom.sr import FindingSite, MeasurementsAndQualitativeEvaluations, TrackingIdentifier
+def _region(placed: OnSeries, region: TopRegion) -> object:
+    """Group of a region: at the middle of the region (TID 1410), with the tracking identifier of its segment.
+
+    Without a place on the series it is a group of the decision (TID 1501), whose identifier it then carries: OHIF 3.13
+    opens no report with a group that has neither coordinates nor such a partner.
+    """
+    from highdicom.sr import FindingSite, TrackingIdentifier
     from pydicom.sr.codedict import codes
 
     code, known = site(region.name)
-    group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(
-            uid=tracking_uid(placed, region.name), identifier=ascii_text(f"region {region.name}", 64)
-        ),
-        finding_category=codes.SCT.SpatialAndRelationalConcept,
-        finding_type=concept(placed.explanation.method),
-        algorithm_id=report_algorithm(placed.result, placed.explanation),
-        finding_sites=[FindingSite(code, laterality=side_code(region.name) if known else None)],
-        measurements=_measured([(_code("relative"), region.relative, None)]),
-        source_images=_sources(placed),
-    )
-    name = region.name + (f" ({region.network} network)" if region.network else "")
-    group[0].ContentSequence.extend(_texts([(_code("region"), name), (_code("ranks"), region.words)]))
+    middle = _middle(placed, region)
+    uid, name = tracking_uid(placed, region.name), ascii_text(f"region {region.name}", 64)
+    if middle is None:
+        uid, name = _tracking(placed)
+    common: dict[str, Any] = {
+        "tracking_identifier": TrackingIdentifier(uid=uid, identifier=name),
+        "finding_category": codes.SCT.SpatialAndRelationalConcept,
+        "finding_type": concept(placed.explanation.method),
+        "algorithm_id": report_algorithm(placed.result, placed.explanation),
+        "finding_sites": [FindingSite(code, laterality=side_code(region.name) if known else None)],
+        "measurements": _measured([(_code("relative"), region.relative, None)]),
+    }
+    group = _group(placed, middle, common)
+    words_of = region.name + (f" ({region.network} network)" if region.network else "")
+    group[0].ContentSequence.extend(_texts([(_code("region"), words_of), (_code("ranks"), region.words)]))
     return group
+
+
+def _middle(placed: OnSeries, region: TopRegion) -> tuple[int, int, int] | None:
+    """Voxel of a region that is nearest its centroid, ``(plane, row, column)``; None where it has none."""
+    if placed.labels is None:
+        return None
+    places = np.argwhere(placed.labels == region.index + 1)
+    if not len(places):
+        return None
+    steps = np.linalg.norm(placed.result.study.volume.affine[:3, :3], axis=0)
+    nearest = places[(((places - places.mean(0)) * steps) ** 2).sum(1).argmin()]
+    return int(nearest[0]), int(nearest[1]), int(nearest[2])
+
+
+def _group(placed: OnSeries, place: tuple[int, int, int] | None, common: Mapping[str, Any]) -> Any:
+    """A group with a point on its slice, or of the whole series.
+
+    Coordinates count from the outer corner of the first pixel, so its centre is 0.5, 0.5 (PS3.3 C.18.6.1.1).
+    """
+    from highdicom.sr import (
+        GraphicTypeValues,
+        ImageRegion,
+        MeasurementsAndQualitativeEvaluations,
+        PlanarROIMeasurementsAndQualitativeEvaluations,
+        SourceImageForRegion,
+    )
+
+    if place is None:
+        return MeasurementsAndQualitativeEvaluations(source_images=_sources(placed), **common)
+    plane, row, column = place
+    source, frames = region_place(placed.result, plane)
+    region = ImageRegion(
+        graphic_type=GraphicTypeValues.POINT,
+        graphic_data=np.array([[column + 0.5, row + 0.5]]),
+        source_image=SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID, frames),
+    )
+    return PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=region, **common)
+
+
+def _tracking(placed: OnSeries) -> tuple[str, str]:
+    """UID and name of the decision."""
+    return derive_uid("tracking", *placed.result.identity, "fusion"), f"{placed.explanation.method}-fusion"
 
 
 def _measured(numbers: Sequence[tuple[Code, float, Code | None]]) -> list[Measurement]:

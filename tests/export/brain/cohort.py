@@ -2,55 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from medxai.brain_cohort import Held
 from medxai.explain.brain_evidence import BrainEvidence, brain_evidence
 from medxai.networks.hierarchical_fusion import HierarchicalFusion
+from medxai.predict.bundle import AllowList, bundle_sha256
+from medxai.predict.fusion_bundle import load_fusion
 from medxai.prepare.brain.derivatives import Computed, write_dataset, write_subject
 from medxai.prepare.brain.image import Image, write_image
 from medxai.prepare.brain.scaling import Scaling
 from medxai.prepare.brain.subject import MODALITIES, SubjectFeatures
 from sample_cases.synthetic_brain import Planted, Simulated, simulate, synthetic_carriers
+from tests.export import build
 
 SMALL = Planted(grid=(10, 12, 10), windows=12, cube=(5, 3, 2, 3), dynamic_windows=(6, 9), samples=200,
                 window_samples=40)  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A network that nobody has trained, in the form of a bundle."""
-
-    fusion: HierarchicalFusion
-    scales: Scaling
-    name: str = "untrained"
-    version: str = "0"
-    sha256: str = "ab" * 32
-    labels: tuple[str, ...] = ("control", "patient")
-    positive: int = 1
-    gamma: float = 1.0
-    marker: str = "relative"
-
-    @property
-    def layers(self) -> dict[str, str]:
-        """Fine ones."""
-        return {"encoder": "layer1", "pyramid": "encoders.0"}
-
-    def network(self) -> HierarchicalFusion:
-        """In evaluation mode."""
-        return self.fusion.eval()
-
-    def scaling(self) -> Scaling:
-        """Of its subjects."""
-        return self.scales
-
-    def baseline(self) -> dict[str, torch.Tensor]:
-        """What the network has for a missing modality."""
-        return {name: self.fusion.absent[name].detach()[None] for name in self.fusion.modalities}
 
 
 def people(count: int = 4, seed: int = 3, planted: Planted = SMALL) -> list[Simulated]:
@@ -58,11 +31,59 @@ def people(count: int = 4, seed: int = 3, planted: Planted = SMALL) -> list[Simu
     return simulate(synthetic_carriers(2), count, seed, planted)
 
 
-def model_of(cohort: Sequence[Simulated]) -> Model:
-    """A network for their arrays."""
+def fewer(cohort: Sequence[Simulated], regions: int) -> list[Simulated]:
+    """The same subjects over every so manieth region, for tests that ask a network often."""
+    chosen = np.linspace(0, len(cohort[0].features.regions) - 1, regions).round().astype(int)
+    found = []
+    for case in cohort:
+        f = case.features
+        assert f.sfc is not None
+        assert f.dfc is not None
+        assert f.fa is not None
+        names = tuple(f.regions[i] for i in chosen)
+        groups = tuple("Front" if f.networks[i] in ("Vis", "SomMot", "DorsAttn") else "Back" for i in chosen)
+        less = replace(f, sfc=f.sfc[chosen][:, chosen], dfc=f.dfc[chosen][:, chosen], fa=f.fa[chosen][:, chosen],
+                       regions=names, networks=groups, fa_regions=names)  # fmt: skip
+        found.append(replace(case, features=less))
+    return found
+
+
+def write_bundle(folder: Path, cohort: Sequence[Simulated], name: str = "untrained") -> tuple[Path, Path]:
+    """A bundle of a network for the arrays of a cohort, which nobody has trained, and an allow-list with it."""
+    from safetensors.torch import save_file
+
     torch.manual_seed(0)
-    fusion = HierarchicalFusion(2, channels=8, width=16, depth=1, heads=2, strides=(1, 2, 1))
-    return Model(fusion.eval(), Scaling.fit([case.features for case in cohort]))
+    options = {"num_classes": 2, "channels": 8, "width": 16, "depth": 1, "heads": 2, "strides": [1, 2, 1]}
+    network = HierarchicalFusion(**options).eval()
+    first = cohort[0].features
+    metadata = {
+        "version": "0.1.0", "monai_version": "1.6.1", "pytorch_version": "2.13.0", "task": "test",
+        "description": "test", "authors": "test", "copyright": "test", "data_source": "simulated",
+        "intended_use": "test",
+        "medxai_fusion": {
+            "labels": ["control", "patient"], "positive": "patient", "regions": first.regions,
+            "networks": first.networks, "fa_regions": first.fa_regions, "encoder": "layer1", "pyramid": "encoders.0",
+            "licence": "Apache-2.0", "caution": "untrained",
+        },
+    }  # fmt: skip
+    path = folder / name
+    (path / "configs").mkdir(parents=True)
+    (path / "models").mkdir()
+    (path / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    definition = {"_target_": "medxai.networks.hierarchical_fusion.HierarchicalFusion", **options}
+    (path / "configs" / "inference.json").write_text(json.dumps({"network_def": definition}))
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path / "models" / "model.safetensors")
+    Scaling.fit([case.features for case in cohort]).write(path / "models" / "scaling.safetensors")
+    mean = {name: network.absent[name].detach()[None].contiguous() for name in network.modalities}
+    save_file(mean, path / "models" / "baseline.safetensors")
+    allow = folder / "allow.json"
+    allow.write_text(json.dumps({name: [bundle_sha256(path)]}))
+    return path, allow
+
+
+def load(path: Path, allow: Path) -> Held:
+    """The bundle, its network in memory."""
+    return Held(load_fusion(path, AllowList.read(allow)))
 
 
 def write_cohort(
@@ -113,7 +134,7 @@ def write_atlas(folder: Path, features: SubjectFeatures) -> tuple[Path, Path]:
     return image, table
 
 
-def planted_evidence(features: SubjectFeatures, model: Model, node: int = 7, other: int = 31) -> BrainEvidence:
+def planted_evidence(features: SubjectFeatures, model: Held, node: int = 7, other: int = 31) -> BrainEvidence:
     """Evidence whose maps are zero but for a known voxel block, one edge and its nodes, and two windows."""
     found = brain_evidence(model, features)
     maps = {name: np.full_like(values, 0.01) for name, values in found.maps.items()}
@@ -123,3 +144,23 @@ def planted_evidence(features: SubjectFeatures, model: Model, node: int = 7, oth
         maps[name][node, other] = maps[name][other, node] = 1.0
     maps["dfc"][node, other, 4:6] = maps["dfc"][other, node, 4:6] = 1.0
     return replace(found, maps={name: maps[name] for name in MODALITIES})
+
+
+def write_series(folder: Path, shape: tuple[int, int, int] = (14, 30, 26)) -> np.ndarray:
+    """An oblique MR series over the simulated head, of a patient with a name; its affine, index -> LPS mm."""
+    affine = np.eye(4)
+    turn = build.rotation(14.0, -9.0)
+    for axis, (column, size) in enumerate(zip((2, 1, 0), (8.5, 9.0, 13.0), strict=True)):
+        affine[:3, column] = turn[:, axis] * size
+    # Round the head of `sample_cases.synthetic_brain`, whose middle lies at 0, 18, 18.
+    affine[:3, 3] = np.array([0.0, 18.0, 18.0]) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    pixels = build.anatomy(shape)
+    sources = build.ct_series(affine, pixels, "brain")
+    for ds in sources:
+        ds.SOPClassUID, ds.Modality, ds.BodyPartExamined = build.MR, "MR", "BRAIN"
+        ds.file_meta.MediaStorageSOPClassUID = build.MR
+        ds.PatientName, ds.PatientID = "Secret^Person", "HOSPITAL-77"
+        for keyword in ("KVP", "RescaleIntercept", "RescaleSlope", "RescaleType", "WindowCenter", "WindowWidth"):
+            delattr(ds, keyword)
+    build.save_sources(sources, folder)
+    return affine
