@@ -17,6 +17,7 @@ from medxai.predict.build import build_network, check_definition
 from medxai.predict.bundle import SHIPPED, AllowList, bundle_sha256, find_bundles, load_bundle
 from medxai.predict.bundle_spec import Metadata, read_metadata
 from medxai.predict.check import inspect_bundle, verify_bundle
+from medxai.predict.fusion_bundle import is_fusion, load_fusion
 from tests.predict.build import tiny_bundle
 
 
@@ -211,7 +212,7 @@ def test_an_unknown_name_or_folder_is_an_error_that_helps(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", sorted(find_bundles()))
 def test_shipped_bundles_are_listed_load_and_verify(name: str) -> None:
-    bundle = load_bundle(name)
+    bundle = load_fusion(name) if is_fusion(SHIPPED / name) else load_bundle(name)
     assert verify_bundle(bundle.path) == []
     about = inspect_bundle(bundle.path)
     assert json.loads(json.dumps(about)) == about
@@ -220,7 +221,7 @@ def test_shipped_bundles_are_listed_load_and_verify(name: str) -> None:
     card = (bundle.path / "docs" / "README.md").read_text()
     for word in ("Research", "## Limits", "## Split"):
         assert word in card
-    assert re.search(r"^(python -m medxai\.learn\.|medxai )train \w+", card, re.MULTILINE)
+    assert re.search(r"^(python -m medxai\.learn\.|medxai )train \w+|^medxai brain train", card, re.MULTILINE)
 
 
 def test_every_shipped_bundle_has_a_hash_and_every_hash_a_bundle() -> None:

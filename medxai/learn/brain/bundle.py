@@ -117,23 +117,31 @@ def card(settings: BrainSettings, figures: dict[str, float], made: dict[str, Any
 
 {CAUTION}
 
-- **Network**: HierarchicalFusion (Shen et al. 2024, arXiv:2401.06780, rebuilt), channels {options.channels}, width
-  {options.width}, depth {options.depth}, strides {options.strides}; the published one is larger
+- **Network**: HierarchicalFusion (Shen et al. 2024, arXiv:2401.06780, rebuilt), channels {options.channels},
+  width {options.width}, depth {options.depth}, strides {options.strides}; the published one is larger
   (docs/brain_fusion.md).
 - **Data**: {settings.cohort.subjects} simulated subjects on {settings.cohort.synthetic} synthetic carriers
   (sample_cases/synthetic_brain.py). Effects in ALFF, static and dynamic connectivity, none in the structural one.
-- **Split**: by carrier; {settings.cohort.test} carriers test, one chooses the epoch, the others are learnt from.
 - **Licence**: Apache-2.0.
+- **Use**: Research on explanations alone.
+
+```
+medxai brain train --config configs/brain_fusion.yaml --out bundles
+```
+
+## Split
+By carrier; subjects of {settings.cohort.test} carriers test, those of one choose the epoch, the others are learnt from.
 
 ## Measured on the subjects of {settings.cohort.test} carriers that it never saw, n = {n}
 AUROC {interval} (95 %, bootstrap over carriers: two, so that the interval says little), sensitivity
 {figures["sensitivity"]:.2f}, specificity {figures["specificity"]:.2f}, accuracy {figures["accuracy"]:.2f}.
 
-Synergistic maps of {made["maps"]["patients"]} patients, largest value in the planted place: {hits}. Share of the
-evidence: {shares}.
+Synergistic maps of {made["maps"]["patients"]} patients, largest value in the planted place: {hits}.
+Share of the evidence: {shares}.
 
 ## Limits
 - No person was in the training. A result on a real scan has no meaning at all.
 - Regions are the fifty of the simulation; other atlases are refused.
+- The trust gate has no thresholds for it: no map of it is ever more than limited.
 - Weights are stored in half precision; the figures are of the stored ones.
 """

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from medxai.errors import MedxaiError
-from medxai.files import atomic_path
+from medxai.files import write_bytes
 from medxai.prepare.brain.subject import MODALITIES, SubjectFeatures
 
 #: Share of the median standard deviation below which an element is not divided by its own: it hardly varies.
@@ -106,7 +106,7 @@ class Scaling:
 
     def write(self, path: Path) -> None:
         """Keep it as safetensors."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         arrays = {
             f"{kind}.{name}": np.ascontiguousarray(array)
@@ -114,8 +114,7 @@ class Scaling:
             for name, array in getattr(self, kind).items()
         }
         shapes = {f"shape.{name}": np.array(shape, np.int64) for name, shape in self.shapes.items()}
-        with atomic_path(path) as temporary:
-            save_file(arrays | shapes, temporary)
+        write_bytes(path, save(arrays | shapes))
 
     @classmethod
     def read(cls, path: Path) -> Scaling:
