@@ -113,7 +113,7 @@ def circle(figure: Figure, view: SubjectView, name: str) -> None:
     axes = figure.subplots()
     networks, edges = view.networks(name), view.edges(name)
     connectogram.draw(axes, edges, view.regions(name), networks)
-    axes.set_title(f"{TITLES[name]}: the {len(edges)} strongest edges ({view.percent:g} %)", fontsize=9)
+    axes.set_title(f"{TITLES[name]}: strongest {view.percent:g} % of the edges ({len(edges)})", fontsize=9)
     shades = connectogram.colours(networks)
     shown = [n for n in sorted(set(networks) - {""})] + ([""] if "" in networks else [])
     marks = [Line2D([], [], color=shades[n], lw=5, label=n or "no network") for n in shown]
