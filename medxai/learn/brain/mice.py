@@ -10,6 +10,7 @@ every edge between strains. Neighbouring edges are alike in both, so that the p 
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -165,7 +166,8 @@ def edge_statistics(matrices: npt.NDArray[np.float32], labels: npt.NDArray[np.in
     from sklearn.feature_selection import f_classif
 
     size = matrices.shape[1]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Features .* are constant")
         values, _ = f_classif(matrices.reshape(len(matrices), -1), labels)
     statistic: npt.NDArray[np.float64] = np.nan_to_num(values, nan=0.0, posinf=0.0).reshape(size, size)
     return statistic

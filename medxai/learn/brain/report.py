@@ -214,13 +214,10 @@ def _verdict(kinds: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     lines = []
     for kind, rows in kinds.items():
         found = [name.upper() for name, row in rows.items() if row["hits"] >= 0.5]
-        missed = [name.upper() for name, row in rows.items() if row["hits"] < 0.5]
-        said = (
-            f"the peak lies in the place for most patients in {', '.join(found)}"
-            if found
-            else "no peak lies in its place"
+        where = f"in {', '.join(found)} alone" if found and len(found) < len(rows) else "in all" if found else "in none"
+        lines.append(
+            f"- {KINDS[kind]}: the peak lies in the planted place for most patients {where} of the modalities."
         )
-        lines.append(f"- {KINDS[kind]}: {said}" + (f"; missed in {', '.join(missed)}." if missed else "."))
     return lines
 
 
