@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flows.environment import configure
 from medxai.brain_settings import AblateSettings, ExplainSettings, load_brain_settings
 from medxai.errors import MedxaiError
 from medxai.prepare.brain.bids import Scans
-from medxai.prepare.brain.cohort import Outcome, begin, finish, run_subject
+from medxai.prepare.brain.cohort import begin, finish, run_subject
+from medxai.prepare.brain.outcome import Outcome
 from medxai.prepare.brain.settings import FeatureSettings, load_features
-
-if TYPE_CHECKING:
-    from medxai.brain_explain import Outcome as Explained
 
 
 def features_flow(settings: FeatureSettings) -> list[Outcome]:
@@ -47,7 +44,7 @@ def features_flow(settings: FeatureSettings) -> list[Outcome]:
     return whole()
 
 
-def explain_flow(settings: ExplainSettings) -> list[Explained]:
+def explain_flow(settings: ExplainSettings) -> list[Outcome]:
     """Explain all subjects: a task for the evidence of each, then the group, then a task for the files of each.
 
     Args:
@@ -65,19 +62,19 @@ def explain_flow(settings: ExplainSettings) -> list[Explained]:
     run = brain_explain.begin(settings)
 
     @task(name="brain-evidence", task_run_name="{subject}", persist_result=False, cache_policy=NO_CACHE)
-    def evidence(subject: str) -> Explained:
+    def evidence(subject: str) -> Outcome:
         """What the network says of one subject."""
         return brain_explain.find_evidence(run, subject, _say)
 
     @flow(name="brain-explain", log_prints=False)
-    def whole() -> list[Explained]:
+    def whole() -> list[Outcome]:
         """All subjects in order."""
         found = {subject: evidence(subject) for subject in run.subjects}
         good = tuple(subject for subject, outcome in found.items() if outcome.state != "failed")
         group = brain_explain.make_group(run, good)
 
         @task(name="brain-outputs", task_run_name="{subject}", persist_result=False, cache_policy=NO_CACHE)
-        def outputs(subject: str) -> Explained:
+        def outputs(subject: str) -> Outcome:
             """Files of one subject."""
             return brain_explain.write_outputs(run, subject, group, _say)
 

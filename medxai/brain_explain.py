@@ -19,7 +19,6 @@ from medxai.brain_cohort import Held, Member, load_model, members, subjects_of
 from medxai.brain_group import Group, group_of
 from medxai.brain_inputs import atlas_for, read_series, series_of, transform_of
 from medxai.brain_settings import ExplainSettings
-from medxai.errors import MedxaiError
 from medxai.explain.brain_evidence import brain_evidence, is_current, plain, read_evidence, write_evidence
 from medxai.export.brain.figures import write_figures
 from medxai.export.brain.maps import write_maps, write_subject_space
@@ -32,20 +31,11 @@ from medxai.identity import sha256_file, sha256_files, sha256_json, sha256_text
 from medxai.prepare.brain.atlas import Atlas, read_atlas
 from medxai.prepare.brain.derivatives import read_index, read_subject
 from medxai.prepare.brain.onto import in_template, own_grid, read_transform
+from medxai.prepare.brain.outcome import Outcome, attempt, write_failures
 
 Say = Callable[[str], None]
 #: Raise it when the same settings give other results.
 _VERSION = "1"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a subject: ``done``, ``done before`` or ``failed`` with the reason."""
-
-    subject: str
-    state: str
-    code: str = ""
-    reason: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +122,7 @@ def finish(run: Run, outcomes: list[Outcome], group: Group) -> None:
     """Write failures.tsv, the index page and the manifest of the cohort."""
     out = run.settings.output
     failures = [(o.subject, o.code, o.reason) for o in outcomes if o.state == "failed"]
-    lines = ["participant_id\tcode\treason", *("\t".join(item) for item in failures)]
-    write_text(out / "failures.tsv", "\n".join(lines) + "\n")
+    write_failures(out, outcomes)
     failed = {name for name, _, _ in failures}
     people = run.people or {}
     done = [name for name in run.subjects if name not in failed]
@@ -280,15 +269,9 @@ def _created(study: Any) -> str:
 
 
 def _outcome(subject: str, make: Callable[[], str], what: str, say: Say) -> Outcome:
-    try:
-        state = make()
-    except MedxaiError as error:
-        outcome = Outcome(subject, "failed", error.code, error.reason)
-    except (ValueError, ArithmeticError, LookupError, OSError, MemoryError, RuntimeError) as error:
-        # What Python says may quote paths or header values; its kind and place do not.
-        outcome = Outcome(subject, "failed", "unexpected", f"{type(error).__name__} while it was {what}; report it")
+    outcome = attempt(subject, lambda: Outcome(subject, make()), f"it was {what}")
+    if outcome.state == "failed":
+        say(f"{subject} failed: {outcome.reason}")
     else:
-        say(f"{subject} {what}" + (" before" if state == "done before" else ""))
-        return Outcome(subject, state)
-    say(f"{subject} failed: {outcome.reason}")
+        say(f"{subject} {what}" + (" before" if outcome.state == "done before" else ""))
     return outcome

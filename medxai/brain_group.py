@@ -19,7 +19,7 @@ from medxai.export.brain.figures import write_group_figures
 from medxai.export.brain.maps import write_maps
 from medxai.export.brain.subject_view import SubjectView
 from medxai.export.brain.tables import write_tables
-from medxai.files import atomic_path, write_text
+from medxai.files import write_bytes, write_text
 from medxai.identity import sha256_json
 from medxai.prepare.brain.derivatives import read_index, read_subject
 from medxai.prepare.brain.onto import in_template
@@ -87,10 +87,10 @@ def group_of(
         write_text(folder / "group.json", json.dumps({"words": words, "subjects": []}, indent=1) + "\n")
         return Group((), {}, words, "no group", digest)
     view = _view(settings, model, everyone[chosen[0]], chosen, maps, config)
-    with atomic_path(folder / "maps.safetensors") as temporary:
-        from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-        save_file({n: np.ascontiguousarray(v, np.float32) for n, v in maps.items()}, temporary)
+    kept = save({n: np.ascontiguousarray(v, np.float32) for n, v in maps.items()})
+    write_bytes(folder / "maps.safetensors", kept)
     write_tables(view, folder)
     write_maps(view, folder)
     figures = write_group_figures(view, folder)

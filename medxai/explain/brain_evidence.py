@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from medxai.errors import IngestError, MismatchError
-from medxai.files import atomic_path, write_text
+from medxai.errors import IngestError
+from medxai.explain.connectivity_map import agreement
+from medxai.files import write_bytes, write_text
 from medxai.identity import sha256_file
 from medxai.prepare.brain.subject import MODALITIES, SubjectFeatures
 
@@ -142,7 +143,7 @@ def brain_evidence(model: FusionModel, subject: SubjectFeatures, *, seed: int = 
         chunk: marked inputs that exist at once.
 
     Raises:
-        MedxaiError: another shape than the network was trained on, or none of its modalities.
+        MismatchError: another shape than the network was trained on, or none of its modalities.
     """
     import torch
 
@@ -150,7 +151,6 @@ def brain_evidence(model: FusionModel, subject: SubjectFeatures, *, seed: int = 
     from medxai.explain.synergistic import SynergisticOptions, synergistic_maps
 
     network, scaling = model.network(), model.scaling()
-    check_shapes(subject, scaling.shapes)
     inputs = _inputs(scaling, network.modalities, subject)
     options = SynergisticOptions(marker=model.marker, gamma=model.gamma, chunk=chunk)
     calls = network.target_calls(tuple(inputs), **model.layers)
@@ -166,7 +166,7 @@ def brain_evidence(model: FusionModel, subject: SubjectFeatures, *, seed: int = 
                                  options, calls)  # fmt: skip
         back = {name: np.argsort(chosen) for name, chosen in orders.items()}
         order = {
-            name: _agreement(maps[name], _plain(name, other.maps[name])[back[name]][:, back[name]]) for name in orders
+            name: agreement(maps[name], _plain(name, other.maps[name])[back[name]][:, back[name]]) for name in orders
         }
     return BrainEvidence(
         subject=subject.subject,
@@ -191,25 +191,6 @@ def brain_evidence(model: FusionModel, subject: SubjectFeatures, *, seed: int = 
     )
 
 
-def check_shapes(subject: SubjectFeatures, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse features of another atlas or grid than the network was trained on.
-
-    Raises:
-        MismatchError: both sizes.
-    """
-    for name in subject.present:
-        if name not in shapes:
-            continue
-        has, wants = getattr(subject, name).shape, tuple(shapes[name])
-        if has == wants:
-            continue
-        if name in MATRICES and has[0] != wants[0]:
-            message = f"{name} has {has[0]} regions and the network was trained on {wants[0]}: another atlas"
-        else:
-            message = f"{name} is {'x'.join(map(str, has))} and the network was trained on {'x'.join(map(str, wants))}"
-        raise MismatchError(message, study=subject.subject)
-
-
 def write_evidence(folder: Path, found: BrainEvidence, key: str = "") -> list[Path]:
     """Keep it as ``evidence.json`` and ``maps.safetensors``, the same bytes each time; the paths.
 
@@ -218,11 +199,10 @@ def write_evidence(folder: Path, found: BrainEvidence, key: str = "") -> list[Pa
         found: of one subject.
         key: of what it was made from, see `is_current`.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    maps = folder / "maps.safetensors"
-    with atomic_path(maps) as temporary:
-        save_file({name: np.ascontiguousarray(values) for name, values in found.maps.items()}, temporary)
+    kept = save({name: np.ascontiguousarray(values) for name, values in found.maps.items()})
+    maps = write_bytes(folder / "maps.safetensors", kept)
     content = {**plain(found), "key": key, "maps_sha256": sha256_file(maps)}
     return [write_text(folder / "evidence.json", json.dumps(content, indent=1, sort_keys=True) + "\n"), maps]
 
@@ -296,11 +276,7 @@ def sentences(found: BrainEvidence) -> tuple[str, ...]:
 def _inputs(scaling: Scaling, modalities: tuple[str, ...], subject: SubjectFeatures) -> dict[str, Tensor]:
     batch, present = scaling.inputs([subject])
     there = [name for name, on in zip(MODALITIES, present[0].tolist(), strict=True) if on]
-    found = {name: batch[name] for name in modalities if name in there}
-    if not found:
-        wants = ", ".join(modalities)
-        raise MismatchError(f"none of the modalities of the network ({wants}) is there", study=subject.subject)
-    return found
+    return {name: batch[name] for name in modalities if name in there}
 
 
 def _orders(subject: SubjectFeatures, given: Mapping[str, Tensor], seed: int) -> dict[str, npt.NDArray[np.intp]]:
@@ -325,9 +301,3 @@ def _plain(name: str, values: Tensor) -> Array:
     """A map as the feature has its axes; matrices lose their last."""
     array = values.float().cpu().numpy()
     return array if name in ("alff", "dfc") else array.reshape(array.shape[:2])
-
-
-def _agreement(own: Array, other: Array) -> float:
-    if own.std() == 0 or other.std() == 0:
-        return float("nan")
-    return float(np.corrcoef(own.ravel().astype(float), other.ravel().astype(float))[0, 1])

@@ -133,8 +133,11 @@ def order_dependence(explain: Callable[[Array], Array], matrix: npt.ArrayLike, s
     values = np.asarray(matrix, dtype=float)
     order = np.random.default_rng(seed).permutation(len(values))
     back = np.argsort(order)
-    own = np.asarray(explain(values), dtype=float).ravel()
-    shuffled = np.asarray(explain(values[order][:, order]), dtype=float)[back][:, back].ravel()
-    if own.std() == 0 or shuffled.std() == 0:
-        return float("nan")
-    return float(np.corrcoef(own, shuffled)[0, 1])
+    shuffled = np.asarray(explain(values[order][:, order]))[back][:, back]
+    return agreement(explain(values), shuffled)
+
+
+def agreement(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
+    """Correlation of two maps of one shape; NaN where one of both is the same everywhere."""
+    a, b = np.asarray(one, dtype=float).ravel(), np.asarray(other, dtype=float).ravel()
+    return float("nan") if a.std() == 0 or b.std() == 0 else float(np.corrcoef(a, b)[0, 1])

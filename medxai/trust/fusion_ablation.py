@@ -11,6 +11,7 @@ from medxai.explain.brain_evidence import FusionModel
 from medxai.explain.modes import evaluation
 from medxai.prepare.brain.subject import MODALITIES, SubjectFeatures
 from medxai.trust.network_removal import Array, Mask, Removal
+from medxai.trust.ranks import area_under_roc
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,14 +112,8 @@ def log_probability(rows: Array) -> float:
 
 def auroc(rows: Array) -> float:
     """Area under the ROC curve of the explained class; 0.5 where the subjects are of one class alone."""
-    from scipy.stats import rankdata
-
-    positive = rows[:, LABEL] > 0
-    ones, zeros = int(positive.sum()), int((~positive).sum())
-    if not ones or not zeros:
-        return 0.5
-    ranks = rankdata(rows[:, LOG_ODDS])
-    return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+    area = area_under_roc(rows[:, LABEL] > 0, rows[:, LOG_ODDS])
+    return 0.5 if np.isnan(area) else area
 
 
 def _removal(operator: str, shape: tuple[int, ...], seed: int) -> Removal:

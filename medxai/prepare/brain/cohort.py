@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
-from medxai.errors import MedxaiError
 from medxai.files import write_text
 from medxai.identity import sha256_file, sha256_files, sha256_json
 from medxai.prepare.brain.atlas import read_atlas
 from medxai.prepare.brain.bids import Scans, scans_of, subjects
 from medxai.prepare.brain.derivatives import read_index, write_dataset, write_subject
 from medxai.prepare.brain.features import Clock, subject_features
+from medxai.prepare.brain.outcome import Outcome, attempt, write_failures
 from medxai.prepare.brain.scanner import scans_in
 from medxai.prepare.brain.settings import AtlasOptions, FeatureSettings
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a subject: ``done``, ``done before`` or ``failed`` with the reason."""
-
-    subject: str
-    state: str
-    code: str = ""
-    reason: str = ""
-    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def run_subject(
@@ -44,33 +32,27 @@ def run_subject(
         scans: its files; None looks them up in the BIDS data set.
         say: receives a line.
     """
-    clock = Clock()
-    try:
-        scans = scans or scans_of(settings.input, subject, settings)
-        inputs, chosen = sha256_files(scans.files), settings_hash(settings)
-        index = read_index(settings.output, subject)
-        if index and (index["inputs_sha256"], index["settings_sha256"]) == (inputs, chosen):
-            root = settings.output / subject
-            if all((root / f).is_file() and sha256_file(root / f) == digest for f, digest in index["files"].items()):
-                return Outcome(subject, "done before")
-        found = subject_features(scans, settings, clock)
-        with clock.step("write"):
-            weight = settings.diffusion.weight
-            write_subject(settings.output, found, settings.regional, weight, inputs, chosen)
-    except MedxaiError as error:
-        # Files of a BIDS data set are named by the subject's pseudonym; other names stay out of the table.
-        file = f"{error.study}: " if error.study and error.study.startswith(f"{subject}_") else ""
-        outcome = Outcome(subject, "failed", error.code, file + error.reason)
-    except (ValueError, ArithmeticError, LookupError, OSError, MemoryError) as error:
-        # What Python says may quote paths or header values; its kind and place do not.
-        outcome = Outcome(subject, "failed", "unexpected", f"{type(error).__name__} while computing; report it")
-    else:
-        outcome = Outcome(subject, "done", seconds={name: round(v, 3) for name, v in clock.seconds.items()})
+    outcome = attempt(subject, lambda: _computed(subject, settings, scans), "computing")
     if outcome.state == "failed":
         say(f"{subject} failed: {outcome.reason}")
     else:
         say(f"{subject} done in {sum(outcome.seconds.values()):.1f} s")
     return outcome
+
+
+def _computed(subject: str, settings: FeatureSettings, scans: Scans | None) -> Outcome:
+    clock = Clock()
+    scans = scans or scans_of(settings.input, subject, settings)
+    inputs, chosen = sha256_files(scans.files), settings_hash(settings)
+    index = read_index(settings.output, subject)
+    if index and (index["inputs_sha256"], index["settings_sha256"]) == (inputs, chosen):
+        root = settings.output / subject
+        if all((root / f).is_file() and sha256_file(root / f) == digest for f, digest in index["files"].items()):
+            return Outcome(subject, "done before")
+    found = subject_features(scans, settings, clock)
+    with clock.step("write"):
+        write_subject(settings.output, found, settings.regional, settings.diffusion.weight, inputs, chosen)
+    return Outcome(subject, "done", seconds={name: round(v, 3) for name, v in clock.seconds.items()})
 
 
 def run_dataset(settings: FeatureSettings, say: Say = lambda _: None) -> list[Outcome]:
@@ -111,9 +93,8 @@ def begin(settings: FeatureSettings) -> dict[str, Scans | None]:
 
 
 def finish(settings: FeatureSettings, outcomes: list[Outcome]) -> None:
-    """Write failures.tsv (subjects and reasons of this run), and add the seconds of each step to timings.json."""
-    rows = [f"{o.subject}\t{o.code}\t{o.reason}" for o in outcomes if o.state == "failed"]
-    write_text(settings.output / "failures.tsv", "\n".join(["participant_id\tcode\treason", *rows]) + "\n")
+    """Write failures.tsv, and add the seconds of each step to timings.json."""
+    write_failures(settings.output, outcomes)
     path = settings.output / "timings.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     known |= {o.subject: dict(o.seconds) for o in outcomes if o.state == "done"}

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from medxai.errors import MedxaiError
+from medxai.errors import MedxaiError, MismatchError
 from medxai.files import write_bytes
 from medxai.prepare.brain.subject import MODALITIES, SubjectFeatures
 
@@ -77,20 +77,24 @@ class Scaling:
         """Features in standard deviations, those that there are.
 
         Raises:
-            MedxaiError: another shape than the training subjects had; the message names both.
+            MismatchError: another shape than the training subjects had, with both, or no modality at all.
         """
         found = {}
         for name in subject.present:
             if name not in self.mean:
                 continue
             array = getattr(subject, name)
-            if array.shape != self.shapes[name]:
-                has, wants = _stated(array.shape), _stated(self.shapes[name])
-                raise MedxaiError(f"{subject.subject}: {name} is {has}, the network was trained on {wants}")
+            has, wants = array.shape, self.shapes[name]
+            if name != "alff" and has[0] != wants[0]:
+                message = f"{name} has {has[0]} regions and the network was trained on {wants[0]}: another atlas"
+                raise MismatchError(message, study=subject.subject)
+            if has != wants:
+                message = f"{name} is {_stated(has)} and the network was trained on {_stated(wants)}"
+                raise MismatchError(message, study=subject.subject)
             found[name] = ((array - self.mean[name]) / self.sd[name]).astype(np.float32)
         if not found:
-            wants = ", ".join(self.mean)
-            raise MedxaiError(f"{subject.subject}: none of the modalities of the network ({wants}) is there")
+            message = f"none of the modalities of the network ({', '.join(self.mean)}) is there"
+            raise MismatchError(message, study=subject.subject)
         return found
 
     def inputs(self, subjects: Sequence[SubjectFeatures]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

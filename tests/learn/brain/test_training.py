@@ -78,7 +78,7 @@ def test_missing_modalities_and_other_shapes() -> None:
     assert not batch["fa"][0].any()
     assert cohort_[0].sfc is not None
     fewer = replace(cohort_[0], sfc=cohort_[0].sfc[:40, :40], regions=cohort_[0].regions[:40], dfc=None)
-    with pytest.raises(MedxaiError, match="sfc is 40x40, the network was trained on 50x50"):
+    with pytest.raises(MedxaiError, match="sfc has 40 regions and the network was trained on 50"):
         scaling.inputs([fewer])
     nothing = replace(cohort_[0], alff=None, sfc=None, dfc=None, fa=None)
     with pytest.raises(MedxaiError, match="none of the modalities"):
