@@ -14,6 +14,7 @@ from medxai.errors import IngestError, MismatchError
 from medxai.identity import sha256_text
 from medxai.prepare.brain.atlas import Atlas
 from medxai.prepare.brain.image import Image, nearest
+from medxai.prepare.brain.onto import computed
 from medxai.prepare.brain.subject import SubjectFeatures
 from medxai.study import Study
 
@@ -21,8 +22,11 @@ from medxai.study import Study
 def atlas_for(atlas: Atlas, subject: SubjectFeatures) -> npt.NDArray[np.int32] | None:
     """``[D, H, W]`` regions on the grid of the ALFF map: n for the nth region of the features; None without ALFF.
 
+    Regions end where the ALFF does: an atlas of a template reaches over the brain of a subject.
+
     Raises:
-        MismatchError: a probabilistic atlas, or one of other regions than the features: both numbers.
+        MismatchError: a probabilistic atlas, one of other regions than the features (both numbers), or one that lies
+            nowhere in the brain.
     """
     check_atlas(atlas, subject)
     if subject.alff is None or subject.affine is None:
@@ -35,8 +39,9 @@ def atlas_for(atlas: Atlas, subject: SubjectFeatures) -> npt.NDArray[np.int32] |
     onto: npt.NDArray[np.int32] = nearest(
         Image(table[atlas.image.data], atlas.image.affine), (int(d), int(h), int(w)), subject.affine
     )
+    onto[~computed(subject.alff)] = 0
     if not onto.any():
-        words = f"no region of the atlas {atlas.key} lies on the grid of the ALFF map: they are not in one space"
+        words = f"no region of the atlas {atlas.key} lies in the brain of the ALFF map: they are not in one space"
         raise MismatchError(words, study=subject.subject)
     return onto
 

@@ -34,7 +34,12 @@ def features(
     diffusion_labels: Annotated[Path | None, typer.Option(help="TSV or CSV of its regions.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the derivatives data set.")] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; options win over it.")] = None,
-    task: Annotated[str | None, typer.Option(help="Which functional series, where there are several.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", "--series", help="Which functional series: BIDS task; of DICOM its number, description or UID."
+        ),
+    ] = None,
     space: Annotated[str | None, typer.Option(help="Likewise.")] = None,
     session: Annotated[str | None, typer.Option(help="Likewise.")] = None,
     run: Annotated[str | None, typer.Option(help="Likewise.")] = None,

@@ -15,6 +15,7 @@ from medxai.errors import IngestError
 from medxai.explain.connectivity_map import agreement
 from medxai.files import write_bytes, write_text
 from medxai.identity import sha256_file
+from medxai.prepare.brain.onto import computed
 from medxai.prepare.brain.subject import MODALITIES, SubjectFeatures
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 MATRICES = ("sfc", "dfc", "fa")
 #: Correlation of a map with that of another order of the nodes, below which a sentence says that the order matters.
 LEAST_AGREEMENT = 0.5
+#: Share of the ALFF map outside the brain above which a sentence says so.
+MOST_OUTSIDE = 0.1
 Array = npt.NDArray[np.float32]
 
 
@@ -92,6 +95,7 @@ class BrainEvidence:
         single: mean gain of each modality's channels alone; `joint` of all.
         joint: see `single`.
         empty: modalities whose map is zero everywhere.
+        outside: share of the sum of the ALFF map that lay where no ALFF was computed, and was taken out; 0 without.
         order: correlation of a matrix's map with that of shuffled nodes; NaN where a map is the same everywhere.
         maps: ``[D, H, W]`` of ``alff``, ``[N, N]`` of ``sfc`` and ``fa``, ``[N, N, T]`` of ``dfc``; 0 to 1, float32.
         cells: shape of the layer's own grid by modality.
@@ -113,6 +117,7 @@ class BrainEvidence:
     single: Mapping[str, float]
     joint: float
     empty: tuple[str, ...]
+    outside: float
     order: Mapping[str, float]
     maps: Mapping[str, Array]
     cells: Mapping[str, tuple[int, ...]]
@@ -159,6 +164,9 @@ def brain_evidence(model: FusionModel, subject: SubjectFeatures, *, seed: int = 
     found = synergistic_maps(network, inputs, model.positive, options, calls)
     share = evidence_share(network, inputs, model.positive, model.baseline())
     maps = {name: _plain(name, value) for name, value in found.maps.items()}
+    outside = 0.0
+    if "alff" in maps and subject.alff is not None:
+        maps["alff"], outside = _within(maps["alff"], computed(subject.alff))
     orders = _orders(subject, inputs, seed)
     order: dict[str, float] = {}
     if orders:
@@ -184,7 +192,8 @@ def brain_evidence(model: FusionModel, subject: SubjectFeatures, *, seed: int = 
         map_synergy=float(found.synergy.double().mean()),
         single={name: float(value.double().mean()) for name, value in found.single.items()},
         joint=float(found.increments.double().mean()),
-        empty=found.empty,
+        empty=tuple(name for name, values in maps.items() if not values.any()),
+        outside=outside,
         order=order,
         maps=maps,
         cells={name: tuple(value.shape) for name, value in found.raw.items()},
@@ -228,7 +237,18 @@ def read_evidence(folder: Path) -> BrainEvidence:
         known = json.loads((folder / "evidence.json").read_text())
         maps = load_file(folder / "maps.safetensors")
         tuples = ("labels", "logits", "probabilities", "missing", "modalities", "empty")
-        whole = ("subject", "positive", "values", "shares", "whole", "nothing", "map_synergy", "single", "joint")
+        whole = (
+            "subject",
+            "positive",
+            "values",
+            "shares",
+            "whole",
+            "nothing",
+            "map_synergy",
+            "single",
+            "joint",
+            "outside",
+        )
         fields: dict[str, Any] = {name: tuple(known[name]) for name in tuples} | {name: known[name] for name in whole}
         return BrainEvidence(
             **fields,
@@ -248,7 +268,7 @@ def plain(found: BrainEvidence) -> dict[str, Any]:
         "logits": found.logits, "probabilities": found.probabilities, "missing": found.missing, "values": found.values,
         "shares": found.shares, "whole": found.whole, "nothing": found.nothing, "modalities": found.modalities,
         "pairs": found.pairs.tolist(), "map_synergy": found.map_synergy, "single": found.single, "joint": found.joint,
-        "empty": found.empty, "cells": found.cells,
+        "empty": found.empty, "outside": found.outside, "cells": found.cells,
         "order_dependence": {name: None if value != value else value for name, value in found.order.items()},
     }  # fmt: skip
 
@@ -264,6 +284,11 @@ def sentences(found: BrainEvidence) -> tuple[str, ...]:
             f"The {name.upper()} map depends on the order of the nodes in the atlas (correlation with the map of "
             f"shuffled nodes {found.order[name]:.2f}): read its share and the ablation of networks, not its edges."
         )
+    if found.outside > MOST_OUTSIDE:
+        said.append(
+            f"{found.outside:.0%} of the ALFF map lay outside the brain, where nothing was measured, and was taken "
+            "out: the grid of the network is coarse, or it reacts to the outline of the brain."
+        )
     unknown = [name for name, value in found.order.items() if value != value]
     if unknown:
         said.append(f"No order check of {', '.join(name.upper() for name in unknown)}: the map is the same everywhere.")
@@ -277,6 +302,13 @@ def _inputs(scaling: Scaling, modalities: tuple[str, ...], subject: SubjectFeatu
     batch, present = scaling.inputs([subject])
     there = [name for name, on in zip(MODALITIES, present[0].tolist(), strict=True) if on]
     return {name: batch[name] for name in modalities if name in there}
+
+
+def _within(values: Array, mask: npt.NDArray[np.bool_]) -> tuple[Array, float]:
+    """A map without what lies outside a mask, and which share of its sum that was."""
+    kept = np.where(mask, values, np.float32(0))
+    total = float(values.sum(dtype=np.float64))
+    return kept, 1.0 - float(kept.sum(dtype=np.float64)) / total if total > 0 else 0.0
 
 
 def _orders(subject: SubjectFeatures, given: Mapping[str, Tensor], seed: int) -> dict[str, npt.NDArray[np.intp]]:

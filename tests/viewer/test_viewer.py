@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from medxai.settings import Destination
 from medxai.transport.send import send
 from tests.export import build
 from tests.export.build import Case
-from tests.pacs import Orthanc, orthanc
+from tests.pacs import Orthanc
 from tests.viewer import ohif
 from tests.viewer.browser import look
 from tests.viewer.ohif import Step
@@ -76,20 +76,6 @@ def show(case: Case, steps: dict[str, Step], work: Path, server: Orthanc) -> Sho
     return Shown(
         case, shots, found["faults"], place_of(case)[1] if case.result.study.volume.axes == "DHW" else 0, captures
     )
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    """An archive for the studies of this file alone."""
-    reason = ohif.missing()
-    if reason:
-        if os.environ.get("MEDXAI_REQUIRE_TOOLS") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("archive")
-    (folder / "database").mkdir()
-    with orthanc(folder) as running:
-        yield running
 
 
 @pytest.fixture(scope="module", params=["CT", "MR"])

@@ -15,6 +15,7 @@ from medxai.explain.connectivity_map import course
 from medxai.export.brain import connectogram
 from medxai.export.brain.subject_view import TITLES, SubjectView
 from medxai.files import atomic_path
+from medxai.prepare.brain.onto import computed
 from medxai.prepare.brain.subject import MODALITIES
 
 if TYPE_CHECKING:
@@ -157,7 +158,8 @@ def glass_brain(view: SubjectView, path: Path) -> Path:
     image = as_nifti(Image(view.evidence.maps["alff"], np.eye(4) if affine is None else affine))
 
     def make(figure: Figure) -> None:
-        top = float(np.quantile(view.evidence.maps["alff"], 0.9))
+        values = view.evidence.maps["alff"]
+        top = float(np.quantile(values[_measured(view)], 0.9))
         plotting.plot_glass_brain(image, figure=figure, display_mode="lyrz", threshold=top, colorbar=True,
                                   cmap="inferno", black_bg=False, vmin=0.0, vmax=1.0, plot_abs=True)  # fmt: skip
 
@@ -191,7 +193,9 @@ def beside_group(
     rows = figure.subplots(len(names), 2, squeeze=False)
     for (left, right), name in zip(rows, names, strict=True):
         own, mean = np.asarray(view.evidence.maps[name], dtype=float), np.asarray(group[name], dtype=float)
-        same = "n/a" if own.std() == 0 or mean.std() == 0 else f"{np.corrcoef(own.ravel(), mean.ravel())[0, 1]:.2f}"
+        # Zeros outside the brain are alike in everybody.
+        pair = [v[_measured(view)] if name == "alff" else v.ravel() for v in (own, mean)]
+        same = "n/a" if min(v.std() for v in pair) == 0 else f"{np.corrcoef(pair[0], pair[1])[0, 1]:.2f}"
         for axes, values, title in (
             (left, own, f"{TITLES[name]}: {view.features.subject}"),
             (right, mean, f"{of}; r = {same}"),
@@ -206,6 +210,12 @@ def beside_group(
                 image = _matrix(axes, view, name, flat, small=True)
             axes.set_title(title, fontsize=8)
             figure.colorbar(image, ax=axes, shrink=0.75)
+
+
+def _measured(view: SubjectView) -> npt.NDArray[np.bool_]:
+    """``[D, H, W]`` where the subject's ALFF was computed."""
+    assert view.features.alff is not None  # noqa: S101 - it has a map
+    return computed(view.features.alff)
 
 
 def _matrix(axes: Axes, view: SubjectView, name: str, values: npt.NDArray[Any], *, small: bool = False) -> Any:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from medxai.explain.region_ranking import strengths
 from medxai.export.brain.subject_view import SubjectView
 from medxai.prepare.brain.image import Image, write_image
-from medxai.prepare.brain.onto import resampled
+from medxai.prepare.brain.onto import computed, resampled_within
 from medxai.study import Affine
 
 
@@ -51,10 +51,11 @@ def write_subject_space(
         transform: 4x4 from the subject's LPS to that of the features; None where they are one space.
         folder: where to.
     """
-    if "alff" not in view.evidence.maps or view.features.affine is None:
+    feature = view.features.alff
+    if "alff" not in view.evidence.maps or feature is None or view.features.affine is None:
         return None
     source = Image(view.evidence.maps["alff"], view.features.affine)
-    values = resampled(source, shape, affine, transform)
+    values = resampled_within(source, computed(feature), shape, affine, transform)
     return write_image(folder / "alff_map_subject.nii.gz", Image(values, affine), "SAM of ALFF in the subject's space")
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from medxai.errors import MismatchError
 from medxai.export.brain.subject_view import SubjectView
 from medxai.prepare.brain.image import Image, nearest
-from medxai.prepare.brain.onto import check_reach, resampled
+from medxai.prepare.brain.onto import check_reach, computed, resampled_within
 from medxai.study import Affine, Explanation, Flag, Prediction, Result, Study
 
 #: Name of the method in objects and file names.
@@ -68,10 +68,10 @@ def on_series(
     shape = (int(volume.shape[0]), int(volume.shape[1]), int(volume.shape[2]))
     values, labels = np.zeros(shape, np.float32), None
     own = found.maps.get("alff")
-    if place and own is not None and affine is not None:
+    if place and own is not None and affine is not None and view.features.alff is not None:
         image = Image(own, affine)
         check_reach(image, shape, volume.affine, transform, "the series")
-        values = resampled(image, shape, volume.affine, transform)
+        values = resampled_within(image, computed(view.features.alff), shape, volume.affine, transform)
     if place and view.labels is not None and affine is not None:
         there = volume.affine if transform is None else transform @ volume.affine
         labels = nearest(Image(view.labels, affine), shape, there).astype(np.int32)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medxai.explain.brain_evidence import sentences
+from medxai.explain.brain_evidence import MATRICES, sentences
 from medxai.export.brain.on_series import OnSeries
 from medxai.export.brain.region_segmentation import TopRegion, top_regions, tracking_uid
 from medxai.export.brain.sites import side_code, site
@@ -27,6 +27,7 @@ from medxai.export.reporting import (
     words,
 )
 from medxai.identity import derive_uid
+from medxai.prepare.brain.subject import MODALITIES
 
 if TYPE_CHECKING:
     from highdicom.sr import Comprehensive3DSR, Measurement, TextContentItem
@@ -38,13 +39,22 @@ MARKER = "Research marker, not a diagnosis"
 #: Codes of `SCHEME` that only these reports use; a meaning holds at most 64 characters.
 MEANINGS = {
     "share": "Share of the evidence", "shapley": "Shapley value of the logit", "order": "Agreement with the map of "
-    "another order of the nodes", "synergy": "Gain of all inputs together beyond each alone", "rank": "Rank in the map",
-    "relative": "Evidence of the region over that of the first region", "modality": "Modality",
-    "availability": "Availability", "missing": "Missing, not seen by the network", "present": "Present",
+    "another order of the nodes", "synergy": "Gain of all inputs together beyond each alone",
+    "relative": "Evidence of the region over that of the first region",
+    "missing": "Missing, not seen by the network", "present": "Present",
     "region": "Region", "ranks": "Ranks of the region", "limit": "Limit of the evidence", "place": "Place of the map",
     "alff": "Amplitude of low-frequency fluctuation", "sfc": "Static functional connectivity",
     "dfc": "Dynamic functional connectivity", "fa": "Structural connectivity",
 }  # fmt: skip
+#: Entries of `MEANINGS` that are figures of one modality each, and whose: their codes are ``share_alff`` and so on.
+_BY_MODALITY = {"share": MODALITIES, "shapley": MODALITIES, "order": MATRICES}
+
+
+def private_codes() -> dict[str, str]:
+    """Meaning by code of `SCHEME` of all that these reports may hold beside `reporting.MEANINGS`."""
+    plain = [_code(name) for name in MEANINGS if name not in _BY_MODALITY]
+    named = [_named(name, modality) for name, those in _BY_MODALITY.items() for modality in those]
+    return {code.value: code.meaning for code in (*plain, *named)}
 
 
 def build(

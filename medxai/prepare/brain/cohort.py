@@ -82,7 +82,7 @@ def begin(settings: FeatureSettings) -> dict[str, Scans | None]:
     """
     everyone: dict[str, Scans | None]
     if settings.input.is_dir() and not any(settings.input.glob("sub-*/")):
-        everyone = dict(scans_in(settings.input))
+        everyone = dict(scans_in(settings.input, settings.task))
     else:
         everyone = dict.fromkeys(subjects(settings.input))
     for options in (settings.atlas, settings.diffusion_atlas):

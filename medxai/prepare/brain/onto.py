@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medxai.errors import IngestError, MismatchError
-from medxai.prepare.brain.image import Image
+from medxai.prepare.brain.image import Image, nearest
 from medxai.study import Affine
 
 #: Distance in mm between where a transform takes a point and where its linear part does, above which it is no such.
@@ -75,6 +75,35 @@ def resampled(
     padded = np.pad(np.asarray(image.data, np.float32), 1, mode="edge")
     values = affine_transform(padded, matrix[:3, :3], matrix[:3, 3] + 1, output_shape=shape, order=1, mode="constant")
     return np.where(inside(image, shape, matrix), values, np.float32(0)).astype(np.float32)
+
+
+def computed(feature: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+    """Where a regional feature was computed: `medxai brain features` fills what lies outside the brain with zeros."""
+    found: npt.NDArray[np.bool_] = feature != 0
+    return found
+
+
+def resampled_within(
+    image: Image, mask: npt.NDArray[np.bool_], shape: tuple[int, int, int], affine: Affine,
+    transform: Affine | None = None,
+) -> npt.NDArray[np.float32]:  # fmt: skip
+    """Values as `resampled` has them, from the voxels of a mask alone; 0 outside the cells of these voxels.
+
+    What lies outside the mask has no share in the mean of the neighbours, so a map does not fade towards its edge.
+
+    Args:
+        image: ``[D, H, W]`` in its own space.
+        mask: ``[D, H, W]`` on its grid.
+        shape: of the other grid.
+        affine: of the other grid, index -> LPS mm of its space.
+        transform: 4x4 from that space to the image's; None where they are one.
+    """
+    there = affine if transform is None else transform @ affine
+    within = nearest(Image(mask, image.affine), shape, there)
+    values = resampled(Image(np.where(mask, image.data, 0), image.affine), shape, affine, transform)
+    weights = resampled(Image(mask.astype(np.float32), image.affine), shape, affine, transform)
+    found = np.zeros(shape, np.float32)
+    return np.divide(values, weights, out=found, where=within & (weights > 0))
 
 
 def inside(image: Image, shape: tuple[int, int, int], matrix: Affine) -> npt.NDArray[np.bool_]:

@@ -120,7 +120,8 @@ class FeatureSettings(_Frozen):
         output: folder of the derivatives data set.
         atlas: for functional connectivity, in the space of the functional images.
         diffusion_atlas: labels in the space of the diffusion images; None leaves structural connectivity out.
-        task: entity of the functional series where there are several.
+        task: entity of the functional series where there are several; in a folder of DICOM its SeriesNumber,
+            SeriesDescription (or a part of it) or SeriesInstanceUID. The command line calls it ``--series`` as well.
         space: likewise.
         session: likewise.
         run: likewise.

@@ -17,6 +17,7 @@ from medxai.predict.bundle import AllowList, bundle_sha256
 from medxai.predict.fusion_bundle import load_fusion
 from medxai.prepare.brain.derivatives import Computed, write_dataset, write_subject
 from medxai.prepare.brain.image import Image, write_image
+from medxai.prepare.brain.onto import resampled
 from medxai.prepare.brain.scaling import Scaling
 from medxai.prepare.brain.subject import MODALITIES, SubjectFeatures
 from sample_cases.synthetic_brain import Planted, Simulated, simulate, synthetic_carriers
@@ -134,27 +135,44 @@ def write_atlas(folder: Path, features: SubjectFeatures) -> tuple[Path, Path]:
     return image, table
 
 
-def planted_evidence(features: SubjectFeatures, model: Held, node: int = 7, other: int = 31) -> BrainEvidence:
-    """Evidence whose maps are zero but for a known voxel block, one edge and its nodes, and two windows."""
+def planted_evidence(features: SubjectFeatures, model: Held, node: int = 31, other: int = 33) -> BrainEvidence:
+    """Evidence whose maps are faint but for a known voxel block, one edge and its nodes, and two windows."""
     found = brain_evidence(model, features)
     maps = {name: np.full_like(values, 0.01) for name, values in found.maps.items()}
     labels = atlas_labels(features)
     maps["alff"][labels == node + 1] = 1.0
+    maps["alff"][features.alff == 0] = 0.0
     for name in ("sfc", "fa"):
         maps[name][node, other] = maps[name][other, node] = 1.0
     maps["dfc"][node, other, 4:6] = maps["dfc"][other, node, 4:6] = 1.0
     return replace(found, maps={name: maps[name] for name in MODALITIES})
 
 
-def write_series(folder: Path, shape: tuple[int, int, int] = (14, 30, 26)) -> np.ndarray:
-    """An oblique MR series over the simulated head, of a patient with a name; its affine, index -> LPS mm."""
+def write_series(
+    folder: Path, shape: tuple[int, int, int] = (14, 30, 26), steps: tuple[float, float, float] = (13.0, 9.0, 8.5),
+    head: SubjectFeatures | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Write an oblique MR series over the simulated head, of a patient with a name.
+
+    Args:
+        folder: where to.
+        shape: ``(D, H, W)``.
+        steps: mm along these axes.
+        head: whose ALFF the pixels show, so that a head is where the features have one; None for a phantom.
+
+    Returns:
+        Affine, index -> LPS mm.
+    """
     affine = np.eye(4)
-    turn = build.rotation(14.0, -9.0)
-    for axis, (column, size) in enumerate(zip((2, 1, 0), (8.5, 9.0, 13.0), strict=True)):
-        affine[:3, column] = turn[:, axis] * size
+    affine[:3, :3] = build.rotation(14.0, -9.0)[:, [2, 1, 0]] * steps
     # Round the head of `sample_cases.synthetic_brain`, whose middle lies at 0, 18, 18.
     affine[:3, 3] = np.array([0.0, 18.0, 18.0]) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     pixels = build.anatomy(shape)
+    if head is not None:
+        assert head.alff is not None
+        assert head.affine is not None
+        seen = resampled(Image(head.alff, head.affine), shape, affine)
+        pixels = np.round(np.clip(seen, 0, None) / seen.max() * 1000).astype(np.float32)
     sources = build.ct_series(affine, pixels, "brain")
     for ds in sources:
         ds.SOPClassUID, ds.Modality, ds.BodyPartExamined = build.MR, "MR", "BRAIN"

@@ -19,13 +19,15 @@ from medxai.export.brain.objects import write_objects
 from medxai.export.brain.sites import side, site
 from medxai.export.brain.subject_view import SubjectView
 from medxai.export.brain.tables import write_tables
+from medxai.export.reporting import SCHEME
 from medxai.prepare.brain.atlas import read_atlas
 from medxai.prepare.brain.onto import own_grid, read_transform
 from medxai.prepare.brain.settings import AtlasOptions
 from tests.export.brain import cohort
+from tests.export.brain.test_codes import listed
 from tests.tools import dicom_errors, report_errors
 
-NODE, OTHER = 7, 31
+NODE, OTHER = 31, 33  # both inside the simulated brain
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -144,6 +146,9 @@ def test_objects_lie_on_the_patient_of_an_oblique_series_and_are_valid(view, tmp
         path = tmp_path / f"{name}.dcm"
         assert dicom_errors(path) == []
         assert str(dcmread(path).PatientID) == "HOSPITAL-77"  # what goes to the PACS keeps the source's identity
+        codes = private(path)
+        assert (len(codes) > 10) == (name == "structured_report")
+        assert codes <= set(listed().items())
     errors = report_errors(tmp_path / "structured_report.dcm")
     # The validator holds every group of a report against TID 1410 as soon as one follows it.
     assert [line for line in errors if not re.search(r"Template 1410 .*Missing conditional content item", line)] == []
@@ -152,6 +157,15 @@ def test_objects_lie_on_the_patient_of_an_oblique_series_and_are_valid(view, tmp
     placed(view, again, tmp_path / "mr")
     for name in names:
         assert (again / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def private(path: Path) -> set[tuple[str, str]]:
+    """Value and meaning of every private code in an object."""
+    return {
+        (str(ds.CodeValue), str(ds.CodeMeaning))
+        for element in dcmread(path).iterall() if element.VR == "SQ"
+        for ds in element.value if ds.get("CodingSchemeDesignator") == SCHEME and "CodeValue" in ds
+    }  # fmt: skip
 
 
 def texts(path: Path) -> str:
@@ -171,6 +185,9 @@ def test_report_says_shares_missing_order_and_that_it_is_no_diagnosis(view, tmp_
                   "Share of the evidence: ALFF", view.features.regions[NODE], "Missing, not seen"):  # fmt: skip
         assert words in said
     assert dicom_errors(tmp_path / "structured_report.dcm") == []
+    codes = private(tmp_path / "structured_report.dcm")
+    assert {"missing", "limit", "order_sfc", "shapley_dfc", "ranks"} <= {value for value, _ in codes}
+    assert codes <= set(listed().items())
 
 
 def test_template_is_refused_without_and_placed_with_a_transform(view, tmp_path):
@@ -183,7 +200,7 @@ def test_template_is_refused_without_and_placed_with_a_transform(view, tmp_path)
     assert "template's space" in notes[0]
     assert "--transform" in notes[0]
     assert "POINT" not in texts(tmp_path / "structured_report.dcm")
-    rigid = SimpleITK.Euler3DTransform((0.0, 18.0, 18.0), 0.1, -0.05, 0.15, (7.0, -5.0, 4.0))
+    rigid = SimpleITK.Euler3DTransform((0.0, 18.0, 18.0), 0.1, -0.05, 0.15, (25.0, -20.0, 12.0))
     SimpleITK.WriteTransform(rigid, str(tmp_path / "to_patient.txt"))
     transform = read_transform(tmp_path / "to_patient.txt")
     names, _ = placed(template, tmp_path, tmp_path / "mr", transform)

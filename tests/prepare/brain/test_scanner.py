@@ -73,10 +73,14 @@ def test_several_series_are_not_chosen_from_and_stop_nobody_else(tmp_path: Path)
     shutil.copytree(require_data("fmri_dicom"), folder / "b")
     atlas = tmp_path / "atlas.nii.gz"
     as_nifti(Image(np.arange(60).reshape(3, 4, 5).astype(np.int32) % 3, np.eye(4))).to_filename(atlas)
-    reasons = sorted(outcome.reason for outcome in run_dataset(settings(folder, tmp_path / "out", atlas)))
+    chosen = settings(folder, tmp_path / "out", atlas)
+    reasons = sorted(outcome.reason for outcome in run_dataset(chosen))
     assert len(reasons) == 2
     assert "4 volumes" in reasons[0]
-    assert "several functional series" in reasons[1]
+    assert "several functional series: series 3 'EPI PE=AP' with 2 volumes, series 4 'EPI PE=PA'" in reasons[1]
+    reasons = sorted(outcome.reason for outcome in run_dataset(chosen.model_copy(update={"task": "EPI PE=PA"})))
+    assert "2 volumes" in reasons[0]  # the one that was asked for, which is too short
+    assert "no functional series 'EPI PE=PA', but series" in reasons[1]  # the other person's is called otherwise
 
 
 @pytest.mark.data
