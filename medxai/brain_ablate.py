@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
-import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,18 @@ from medxai.prepare.brain.derivatives import read_subject
 from medxai.prepare.brain.subject import SubjectFeatures
 
 if TYPE_CHECKING:
-    from medxai.trust.network_ablation import NetworkEffect
+    from medxai.export.ablation_page import Findings
+    from medxai.networks.hierarchical_fusion import HierarchicalFusion
+    from medxai.trust.network_ablation import Mode, NetworkEffect, Score
+    from medxai.trust.remembered_score import Remembered
 
 Say = Callable[[str], None]
-_METRICS = {"log_probability": "log-probability of the true class", "auroc": "AUROC"}
-_MODES = {"without": "Drop", "only": "Gain"}
-_VERSION = "1"
+#: Raise it when the same settings give other results.
+_VERSION = "2"
+#: Columns of participants.tsv that tell who is not split over folds.
+_KIN = ("carrier", "family")
+#: Seconds between two lines of progress.
+_SAY_EVERY = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +44,13 @@ class Cohort:
         subjects: their features.
         truth: index of the class of each.
         left_out: subjects without a class, without a modality or unreadable, and why.
+        sha256: of the indices of their features.
     """
 
     subjects: tuple[SubjectFeatures, ...]
     truth: tuple[int, ...]
     left_out: Mapping[str, str]
+    sha256: str
 
 
 def read_cohort(settings: AblateSettings, model: Held) -> Cohort:
@@ -82,66 +91,168 @@ def read_cohort(settings: AblateSettings, model: Held) -> Cohort:
     if not any(subjects[0].networks):
         words = "no region has a functional network; name them in the atlas's table or give --networks to features"
         raise MismatchError(words)
-    return Cohort(tuple(subjects), tuple(truth), left_out)
+    indices = [sha256_file(settings.features / s.subject / f"{s.subject}_features.json") for s in subjects]
+    return Cohort(tuple(subjects), tuple(truth), left_out, sha256_json(indices))
+
+
+def read_kin(settings: AblateSettings, subjects: Sequence[str]) -> tuple[str, tuple[str, ...]] | None:
+    """Column of participants.tsv that keeps subjects in one fold, and what it says of each; None without one.
+
+    Who has no entry there is alone.
+
+    Raises:
+        MismatchError: the column of the settings does not exist.
+    """
+    lines = (settings.features / "participants.tsv").read_text(encoding="utf-8-sig").splitlines()
+    rows = list(csv.DictReader(lines, delimiter="\t"))
+    has = rows[0].keys() if rows else ()
+    column = settings.group_by or next((name for name in _KIN if name in has), None)
+    if column is None:
+        return None
+    if column not in has:
+        raise MismatchError(f"participants.tsv has no column {column!r}, which 'group_by' of the settings names")
+    known = {}
+    for row in rows:
+        name, value = str(row["participant_id"] or "").strip(), str(row[column] or "").strip()
+        known[name if name.startswith("sub-") else f"sub-{name}"] = "" if value == "n/a" else value
+    return column, tuple(known.get(subject) or subject for subject in subjects)
 
 
 def ablate(settings: AblateSettings, say: Say = lambda _: None, model: Held | None = None) -> Path:
     """Ablate all networks; returns the path of ``ablation.json``. Done before with the same inputs, it is left alone.
 
+    What the model answered is kept beside it, so that an interrupted run goes on.
+
     Raises:
         MedxaiError: no features, no such bundle, or no cohort that can be scored.
     """
     from medxai.explain.brain_evidence import MATRICES
-    from medxai.export.ablation_chart import effect_chart, synergy_picture
-    from medxai.trust.fusion_ablation import FusionAblation, auroc, log_probability
-    from medxai.trust.network_ablation import NetworkAblation
+    from medxai.export.ablation_page import write_page, write_pictures, write_table
+    from medxai.trust.fusion_ablation import FusionAblation
+    from medxai.trust.remembered_score import Remembered
 
     held, out = model or load_model(settings), settings.output
     cohort = read_cohort(settings, held)
-    key = _key(settings, held, cohort)
+    kin = None if settings.retrain == "none" else read_kin(settings, [s.subject for s in cohort.subjects])
+    key = _key(settings, held, cohort, kin)
     if _whole(out, key):
         say("done before")
         return out / "ablation.json"
     for name, reason in cohort.left_out.items():
         say(f"{name} left out: {reason}")
     score = FusionAblation(held, cohort.subjects, cohort.truth, settings.operator, settings.batch, settings.seed)
-    networks = cohort.subjects[0].networks
-    found: dict[str, Any] = {}
-    files: list[Path] = []
-    for metric, function in (("log_probability", log_probability), ("auroc", auroc)):
-        ablation = NetworkAblation(score, networks, function)
-        effects = {}
-        for mode in _MODES if settings.only else ("without",):
-            say(f"{_METRICS[metric]}: {len(ablation.networks)} networks, {mode}")
-            effects[mode] = ablation.effects(mode, settings.draws, settings.seed, resamples=settings.resamples)  # type: ignore[arg-type]
-            files.append(out / f"{metric}_{mode}.png")
-            out.mkdir(parents=True, exist_ok=True)
-            effect_chart(effects[mode], files[-1], _METRICS[metric], _MODES[mode])
-        pairs = ablation.synergy()
-        files.append(out / f"{metric}_synergy.png")
-        synergy_picture(pairs, ablation.networks, files[-1])
-        say(f"{_METRICS[metric]}: exact Shapley values of {2 ** len(ablation.networks)} sets")
-        found[metric] = {"effects": effects, "synergy": pairs, "shapley": ablation.shapley(),
-                         "networks": ablation.networks}  # fmt: skip
-    untouched = [n for n in held.network().modalities if n not in score.matrices]
+    drawn = None if settings.operator == "mean" else settings.seed
+    answers = out / "answers.safetensors"
+    trained = Remembered(score, answers, _asked(held, cohort, settings.operator, drawn))
+    found = _measured(trained, "trained", cohort, settings, settings.draws, say)
+    files = [answers]
     about: dict[str, Any] = {
         "key": key, "model": f"{held.name} {held.version}".strip(), "model_sha256": held.sha256,
         "software": f"medxai {__version__}", "operator": settings.operator, "draws": settings.draws,
         "subjects": [s.subject for s in cohort.subjects], "left_out": dict(cohort.left_out),
-        "taken_from": score.matrices, "left_in": untouched,
-        "fa_left_in": "fa" in untouched and "fa" in MATRICES,
-        "metrics": {name: _plain(item) for name, item in found.items()},
+        "classes": {label: cohort.truth.count(n) for n, label in enumerate(held.labels) if n in cohort.truth},
+        "positive": held.labels[held.positive], "taken_from": score.matrices,
+        "left_in": [n for n in held.network().modalities if n not in score.matrices], "retrained": None,
+        "metrics": {item.metric: item.plain() for item in found},
     }  # fmt: skip
-    files += [_table(out, found), _scores(out, cohort, held, score), _page(out, about, found)]
+    about["fa_left_in"] = "fa" in about["left_in"] and "fa" in MATRICES
+    if settings.retrain != "none":
+        files.append(out / "answers_retrained.safetensors")
+        more, how = _retrained(settings, held, cohort, score.matrices, kin, say)
+        about["retrained"] = {**how, "metrics": {item.metric: item.plain() for item in more}}
+        found += more
+    files += [*write_pictures(out, found, len(cohort.subjects)), write_table(out / "networks.tsv", found),
+              _scores(out, cohort, held, trained), write_page(out / "ablation.md", about, found)]  # fmt: skip
     about["outputs"] = [{"path": p.name, "sha256": sha256_file(p), "size": p.stat().st_size} for p in sorted(files)]
     return write_text(out / "ablation.json", json.dumps(about, indent=1, sort_keys=True) + "\n")
 
 
-def _key(settings: AblateSettings, held: Held, cohort: Cohort) -> str:
+def _retrained(
+    settings: AblateSettings, held: Held, cohort: Cohort, matrices: tuple[str, ...],
+    kin: tuple[str, tuple[str, ...]] | None, say: Say,
+) -> tuple[list[Findings], dict[str, Any]]:  # fmt: skip
+    """Findings of a model trained anew, and how it was trained."""
+    from medxai.learn.fusion_retraining import FusionRetraining
+    from medxai.trust.linear_retraining import LinearRetraining
+    from medxai.trust.remembered_score import Remembered
+    from medxai.trust.subject_folds import subject_folds
+
+    folds = subject_folds(cohort.truth, kin[1] if kin else None, settings.retrain_folds, settings.seed)
+    how: dict[str, Any] = {"kind": settings.retrain, "folds": int(folds.max()) + 1, "group_by": kin[0] if kin else None}
+    common = (cohort.subjects, matrices, cohort.truth, held.positive, folds)
+    score: Score
+    if settings.retrain == "linear":
+        how |= {"strength": settings.retrain_strength, "draws": settings.draws}
+        score = LinearRetraining(*common, strength=settings.retrain_strength)
+    else:
+        how |= {"epochs": settings.retrain_epochs, "draws": settings.retrain_draws}
+        score = FusionRetraining(lambda: _fresh(settings), *common, epochs=settings.retrain_epochs, seed=settings.seed)
+    own = {name: value for name, value in how.items() if name != "draws"}
+    key = _asked(held, cohort, own, folds.tolist(), settings.seed, matrices)
+    asked = Remembered(score, settings.output / "answers_retrained.safetensors", key)
+    return _measured(asked, settings.retrain, cohort, settings, how["draws"], say), how
+
+
+def _fresh(settings: AblateSettings) -> HierarchicalFusion:
+    """The bundle's network with random weights; its definition was checked when it was loaded."""
+    from medxai.networks.hierarchical_fusion import HierarchicalFusion
+    from medxai.predict.build import read_config
+    from medxai.predict.bundle import locate_bundle
+
+    definition = read_config(locate_bundle(settings.bundle))["network_def"]
+    return HierarchicalFusion(**{name: value for name, value in definition.items() if not name.startswith("_")})
+
+
+def _measured(
+    score: Remembered, kind: str, cohort: Cohort, settings: AblateSettings, draws: int, say: Say
+) -> list[Findings]:
+    """Both metrics of one kind of ablation. A network is trained too long for more than being left out."""
+    from medxai.export.ablation_page import KINDS, METRICS, Findings
+    from medxai.trust.fusion_ablation import auroc, log_probability
+    from medxai.trust.network_ablation import NetworkAblation
+
+    whole = kind != "network"
+    modes: tuple[Mode, ...] = ("without", "only") if settings.only and whole else ("without",)
+    networks = cohort.subjects[0].networks
+    sets = NetworkAblation(score, networks).sets(modes, draws, settings.seed, pairs=whole, all_sets=whole)
+    score.ask(sets, _Progress(say, KINDS[kind]))
+    found = []
+    for metric, function in zip(METRICS, (log_probability, auroc), strict=True):
+        ablation = NetworkAblation(score, networks, function)
+        effects: dict[str, Sequence[NetworkEffect]] = {
+            mode: ablation.effects(mode, draws, settings.seed, resamples=settings.resamples) for mode in modes
+        }
+        pairs, worth = (ablation.synergy(), ablation.shapley()) if whole else (None, None)
+        found.append(Findings(kind, metric, ablation.networks, effects, pairs, worth))
+    return found
+
+
+class _Progress:
+    """Says now and then how many sets are done and how long the rest takes."""
+
+    def __init__(self, say: Say, what: str) -> None:
+        self._say, self._what, self._started, self._first = say, what, time.monotonic(), -1
+        self._said = self._started
+
+    def __call__(self, done: int, of: int) -> None:
+        if self._first < 0:
+            self._first = done - 1
+        now = time.monotonic()
+        if done < of and now - self._said < _SAY_EVERY:
+            return
+        self._said = now
+        left = (now - self._started) / (done - self._first) * (of - done)
+        self._say(f"{self._what}: {done} of {of} sets of regions" + (f", {left:.0f} s left" if done < of else ""))
+
+
+def _key(settings: AblateSettings, held: Held, cohort: Cohort, kin: object) -> str:
     own = {"features", "output", "bundle", "allow", "batch", "subjects"}
-    indices = [sha256_file(settings.features / s.subject / f"{s.subject}_features.json") for s in cohort.subjects]
-    return sha256_json([_VERSION, __version__, held.sha256, settings.model_dump(mode="json", exclude=own), indices,
-                        list(cohort.truth)])  # fmt: skip
+    return sha256_json([_asked(held, cohort), settings.model_dump(mode="json", exclude=own), kin])
+
+
+def _asked(held: Held, cohort: Cohort, *more: object) -> str:
+    """Hash of what answers depend on."""
+    return sha256_json([_VERSION, __version__, held.sha256, cohort.sha256, list(cohort.truth), *more])
 
 
 def _whole(out: Path, key: str) -> bool:
@@ -152,87 +263,16 @@ def _whole(out: Path, key: str) -> bool:
         return False
 
 
-def _plain(item: Mapping[str, Any]) -> dict[str, Any]:
-    names: tuple[str, ...] = item["networks"]
-    return {
-        "effects": {
-            mode: [{**_row(e), "null_mean": float(e.null.mean()), "sentence": sentence(e, mode)} for e in effects]
-            for mode, effects in item["effects"].items()
-        },
-        "shapley": dict(item["shapley"]),
-        "synergy": {"networks": names, "matrix": np.asarray(item["synergy"]).tolist()},
-    }
-
-
-def _row(effect: NetworkEffect) -> dict[str, Any]:
-    names = ("network", "regions", "reference", "metric", "effect", "low", "high", "z", "p", "p_holm")
-    values = {name: getattr(effect, name) for name in names}
-    return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in values.items()}
-
-
-def sentence(effect: NetworkEffect, mode: str, what: str = "the score") -> str:
-    """An effect in words: the sentence of `NetworkEffect`, turned round for a network alone."""
-    if mode == "without":
-        return effect.sentence(what)
-    random = effect.reference + float(effect.null.mean())
-    return (
-        f"The {effect.network} network alone changed {what} from {effect.reference:.3f} (nothing) to "
-        f"{effect.metric:.3f} (corrected p={effect.p_holm:.3f}); random sets of the same size changed it to "
-        f"{random:.3f} on average."
-    )
-
-
-def _table(out: Path, found: Mapping[str, Any]) -> Path:
-    heads = ("metric", "mode", "network", "regions", "reference", "value", "effect", "low", "high", "null_mean", "z",
-             "p", "p_holm", "shapley")  # fmt: skip
-    rows = []
-    for metric, item in found.items():
-        for mode, effects in item["effects"].items():
-            for e in effects:
-                numbers = (e.reference, e.metric, e.effect, e.low, e.high, float(e.null.mean()), e.z, e.p, e.p_holm,
-                           item["shapley"][e.network])  # fmt: skip
-                rows.append((metric, mode, e.network, e.regions, *(_number(v) for v in numbers)))
-    return _tsv(out / "networks.tsv", heads, rows)
-
-
-def _scores(out: Path, cohort: Cohort, held: Held, score: Callable[[Any], Any]) -> Path:
+def _scores(out: Path, cohort: Cohort, held: Held, score: Remembered) -> Path:
     """One row a subject: log-probability of the true class, with all regions and without each network."""
+    from medxai.export.ablation_page import number, write_tsv
+
     labels = np.array(cohort.subjects[0].networks)
     names = sorted({*labels.tolist()} - {""})
     masks = [np.zeros(len(labels), bool), *(labels == name for name in names)]
     columns = [score(mask)[:, 0] for mask in masks]
     rows = [
-        (s.subject, held.labels[t], *(_number(float(column[n])) for column in columns))
+        (s.subject, held.labels[t], *(number(float(column[n])) for column in columns))
         for n, (s, t) in enumerate(zip(cohort.subjects, cohort.truth, strict=True))
     ]
-    return _tsv(out / "subjects.tsv", ("participant_id", "class", "all", *(f"without_{n}" for n in names)), rows)
-
-
-def _page(out: Path, about: Mapping[str, Any], found: Mapping[str, Any]) -> Path:
-    """``ablation.md``: sentences, tables and pictures."""
-    lines = [
-        "# Ablation of functional networks", "",
-        f"{about['model']}, {len(about['subjects'])} subjects. Regions are taken from {', '.join(about['taken_from'])}"
-        f" ({about['operator']}); left as they are: {', '.join(about['left_in']) or 'nothing'}. Null: "
-        f"{about['draws']} random sets as large; p corrected after Holm; 95 % intervals over subjects.",
-        "", "Research marker, not a diagnosis.", "",
-    ]  # fmt: skip
-    if about["fa_left_in"]:
-        lines += ["FA is over other regions than functional connectivity, so that networks stay in it.", ""]
-    for metric, item in found.items():
-        lines += [f"## {_METRICS[metric].capitalize() if metric != 'auroc' else 'AUROC'}", ""]
-        for mode, effects in item["effects"].items():
-            lines += [f"- {sentence(e, mode, _METRICS[metric])}" for e in effects]
-            lines += ["", f"![Effects]({metric}_{mode}.png)", ""]
-        lines += ["| network | Shapley value |", "|---|---|"]
-        lines += [f"| {name} | {value:+.4f} |" for name, value in item["shapley"].items()]
-        lines += ["", f"![What two do together]({metric}_synergy.png)", ""]
-    return write_text(out / "ablation.md", "\n".join(lines))
-
-
-def _tsv(path: Path, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
-    return write_text(path, "\n".join(["\t".join(heads), *("\t".join(map(str, row)) for row in rows)]) + "\n")
-
-
-def _number(value: float) -> str:
-    return "n/a" if math.isnan(value) else f"{value:.6g}"
+    return write_tsv(out / "subjects.tsv", ("participant_id", "class", "all", *(f"without_{n}" for n in names)), rows)

@@ -75,6 +75,14 @@ class AblateSettings(CohortSettings):
         only: also leave nothing else in; doubles the time.
         resamples: of the subjects, for intervals.
         batch: subjects encoded at once.
+        retrain: also train anew without each network, on the cohort's own subjects in folds: a ``linear`` model of the
+            edges, or the bundle's ``network`` from random weights.
+        retrain_folds: in which each subject is tested once.
+        retrain_strength: ``C`` of the linear model, larger fits closer.
+        retrain_epochs: of the network.
+        retrain_draws: random sets the network is trained without: 0 for no null and no p, or at least 200. The linear
+            model takes `draws`.
+        group_by: column of participants.tsv whose subjects stay in one fold; ``carrier`` or ``family`` if there is one.
     """
 
     operator: Literal["mean", "permute", "noise"] = "mean"
@@ -82,6 +90,12 @@ class AblateSettings(CohortSettings):
     only: bool = True
     resamples: Annotated[int, Field(ge=200)] = 2000
     batch: PositiveInt = 16
+    retrain: Literal["none", "linear", "network"] = "none"
+    retrain_folds: Annotated[int, Field(ge=2)] = 5
+    retrain_strength: Annotated[float, Field(gt=0)] = 100.0
+    retrain_epochs: PositiveInt = 10
+    retrain_draws: Literal[0] | Annotated[int, Field(ge=200)] = 0
+    group_by: str | None = None
 
 
 def load_brain_settings(kind: type[Kind], path: Path | None, changes: Mapping[str, Any], where: str) -> Kind:

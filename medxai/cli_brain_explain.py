@@ -19,6 +19,7 @@ ABLATE_EXAMPLE = """
 \b
 medxai brain ablate features/ -b brain_fusion -o ablation/
 medxai brain ablate features/ -b brain_fusion -o ablation/ --group CN=control --group MCI=patient --operator permute
+medxai brain ablate features/ -b brain_fusion -o ablation/ --retrain linear --group-by family
 """
 Features = Annotated[Path | None, typer.Argument(metavar="[FEATURES]", help="Data set of 'medxai brain features'.")]
 Bundle = Annotated[str | None, typer.Option("--bundle", "-b", help="Name of a fusion bundle, or a folder.")]
@@ -81,16 +82,32 @@ def ablate(
     out: Out = None,
     config: Config = None,
     subject: Subjects = None,
-    operator: Annotated[str | None, typer.Option(help="What stands in: mean, permute or noise [mean].")] = None,
+    operator: Annotated[
+        str | None, typer.Option(help="What stands in: mean, permute or noise (mean by default).")
+    ] = None,
     draws: Annotated[int | None, typer.Option(help="Random sets as large as a network, at least 200 [200].")] = None,
-    only: Annotated[bool | None, typer.Option("--only/--no-only", help="Also each network alone [yes].")] = None,
+    only: Annotated[
+        bool | None, typer.Option("--only/--no-only", help="Also each network alone (yes by default).")
+    ] = None,
+    retrain: Annotated[
+        str | None,
+        typer.Option(
+            help="Also train anew without each network: none, linear (of the edges) or network (none by default)."
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of --retrain network [10].")] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(help="Column of participants.tsv that is not split over folds; carrier or family if there."),
+    ] = None,
     group: Groups = None,
     allow: Allow = None,
     seed: Seed = None,
 ) -> None:
     """What the network owes to each functional network: knock-out and only-this against random sets as large.
 
-    Needs a column 'group' in participants.tsv. Done once: the same command finds what it wrote.
+    Needs a column 'group' in participants.tsv. Done once: the same command finds what it wrote, and after an
+    interruption goes on where it was.
     """
     from medxai.brain_ablate import ablate as run
     from medxai.brain_settings import AblateSettings, load_brain_settings
@@ -98,7 +115,9 @@ def ablate(
 
     quiet_libraries()
     changes = _common(features, bundle, out, subject, group, allow, seed)
-    changes |= {k: v for k, v in {"operator": operator, "draws": draws, "only": only}.items() if v is not None}
+    given = {"operator": operator, "draws": draws, "only": only, "retrain": retrain, "retrain_epochs": epochs,
+             "group_by": group_by}  # fmt: skip
+    changes |= {k: v for k, v in given.items() if v is not None}
     settings = load_brain_settings(AblateSettings, config, changes, "brain ablate")
     typer.echo(str(run(settings, _say()).with_name("ablation.md")))
 

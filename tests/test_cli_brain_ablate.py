@@ -10,6 +10,7 @@ import torch
 
 from medxai.prepare.brain.scaling import spatial
 from medxai.trust.fusion_ablation import FusionAblation, auroc, log_probability
+from medxai.trust.network_removal import Removal
 from tests.export.brain import cohort
 from tests.studies import command
 
@@ -49,6 +50,30 @@ def test_reused_encodings_give_what_all_anew_gives(site, operator):
     assert spatial("sfc", torch.zeros(1, 2, 2)).shape == (1, 1, 2, 2, 1)
 
 
+@pytest.mark.parametrize("operator", ["mean", "permute", "noise"])
+def test_the_fast_way_gives_the_bits_of_the_slow_one(site, operator):
+    _, people, bundle, allow = site
+    model = cohort.load(bundle, allow)
+    network, scaling = model.network(), model.scaling()
+    subjects, truth = [p.features for p in people], np.array([p.label for p in people])
+    scaled = [scaling.scaled(subject) for subject in subjects]
+    score = FusionAblation(model, subjects, truth.tolist(), operator, batch=4, seed=7)
+    for removed in (np.zeros(6, bool), np.array([1, 0, 0, 1, 1, 0], bool), np.ones(6, bool)):
+        embeddings = {}
+        for name in network.modalities:
+            arrays = np.stack([row[name] for row in scaled])
+            if name != "alff":
+                one = np.ones(arrays.shape[1:])
+                removal = Removal("zero" if operator == "mean" else operator, "connectivity", [-one, one], 7)
+                arrays = removal(arrays, removed).astype(np.float32)
+            parts = [torch.from_numpy(arrays[start : start + 4]) for start in (0, 4)]
+            with torch.inference_mode():
+                embeddings[name] = torch.cat([network.encode(name, spatial(name, part)) for part in parts])
+        with torch.inference_mode():
+            known = network.classify(embeddings).double().log_softmax(1).numpy()
+        np.testing.assert_array_equal(score(removed)[:, 0], known[np.arange(6), truth])
+
+
 def test_auroc_is_that_of_scikit_learn():
     from sklearn.metrics import roc_auc_score
 
@@ -73,5 +98,43 @@ def test_ablate_writes_tables_sentences_and_pictures_once(site, capfd, tmp_path)
     none, everything = score(np.zeros(6, bool)), score(np.ones(6, bool))
     assert whole == pytest.approx(log_probability(none) - log_probability(everything), abs=1e-6)
     assert "Removing the Back network changed" in (tmp_path / "ablation.md").read_text()
+    assert known["retrained"] is None
     assert len((tmp_path / "subjects.tsv").read_text().splitlines()) == 7
     assert "done before" in command(capfd, *arguments).out
+
+
+@pytest.mark.slow
+def test_retraining_is_a_mode_of_the_command(site, capfd, tmp_path):
+    folder, people, bundle, allow = site
+    features = cohort.write_cohort(folder / "kin", people)
+    table = features / "participants.tsv"
+    rows = [f"{p.features.subject}\t{'patient' if p.label else 'control'}\tf{n // 2}" for n, p in enumerate(people)]
+    table.write_text("\n".join(["participant_id\tgroup\tfamily", *rows]) + "\n")
+    arguments = ("brain", "ablate", features, "-b", bundle, "-o", tmp_path, "--allow", allow, "--no-only")
+    assert command(capfd, *arguments, "--retrain", "linear").code == 0
+    known = json.loads((tmp_path / "ablation.json").read_text())
+    again = known["retrained"]
+    assert (again["kind"], again["folds"], again["group_by"], again["draws"]) == ("linear", 3, "family", 200)
+    effects = again["metrics"]["log_probability"]["effects"]["without"]
+    assert [e["network"] for e in effects] == ["Back", "Front"]
+    assert all(0 < e["p"] <= e["p_holm"] <= 1 for e in effects)
+    assert (tmp_path / "retrained_auroc_without.png").is_file()
+    answers = (tmp_path / "answers.safetensors").read_bytes()
+
+    done = command(capfd, *arguments, "--retrain", "network", "--epochs", "1")
+    assert done.code == 0
+    assert "The trained network, regions taken from its input" not in done.out  # asked before, by the other run
+    assert "trained anew in folds: 3 of 3 sets" in done.out
+    assert (tmp_path / "answers.safetensors").read_bytes() == answers
+    again = json.loads((tmp_path / "ablation.json").read_text())["retrained"]
+    for item in again["metrics"].values():
+        assert all(e["p"] is e["p_holm"] is e["z"] is e["null_mean"] is None for e in item["effects"]["without"])
+        assert item["synergy"] is item["shapley"] is None
+    lines = [line.split("\t") for line in (tmp_path / "networks.tsv").read_text().splitlines()]
+    place = lines[0].index("p_holm")
+    assert {row[place] for row in lines if row[0] == "network"} == {"n/a"}
+    page = (tmp_path / "ablation.md").read_text()
+    assert "there is no null distribution and no p (n/a)" in page
+    assert "(corrected p=n/a: no random sets were drawn)" in page
+    wrong = command(capfd, *arguments, "--retrain", "linear", "--group-by", "site")
+    assert "participants.tsv has no column 'site'" in wrong.errors[0]

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from medxai.explain.brain_evidence import FusionModel
 from medxai.explain.modes import evaluation
 from medxai.prepare.brain.subject import MODALITIES, SubjectFeatures
 from medxai.trust.network_removal import Array, Mask, Removal
+from medxai.trust.quick_network import quick_copy
 from medxai.trust.ranks import area_under_roc
 
 if TYPE_CHECKING:
@@ -24,8 +26,8 @@ class FusionAblation:
     """Score of `medxai.trust.network_ablation.NetworkAblation`: ``removed [N]`` -> one row a subject.
 
     A row is the log-probability of the true class, the log-odds of the explained one, and the true class as 0 or 1.
-    ALFF, and matrices over another atlas, are encoded once: their embedding does not change. Each set of regions is
-    asked once.
+    ALFF, and matrices over another atlas, are encoded once: their embedding does not change. What stands in for
+    regions is made once. `medxai.trust.remembered_score.Remembered` keeps the answers.
 
     Args:
         model: the bundle.
@@ -43,7 +45,7 @@ class FusionAblation:
     ) -> None:  # fmt: skip
         import torch
 
-        self._network, self._batch = model.network(), batch
+        self._network, self._batch = quick_copy(model.network()), batch
         self._positive, self._truth = model.positive, np.asarray(truth)
         scaling = model.scaling()
         scaled = [scaling.scaled(subject) for subject in subjects]
@@ -55,42 +57,32 @@ class FusionAblation:
         if "fa" in self._network.modalities and first.fa_regions == first.regions:
             self.matrices = (*over, "fa")
         self._present = present
-        self._rows: dict[bytes, Array] = {}
-        self._data: dict[str, tuple[Any, Removal]] = {}
+        self._data: dict[str, tuple[Any, Any, Removal]] = {}
         self._fixed: dict[str, Tensor] = {}
         with torch.inference_mode(), evaluation(self._network):
             for name in self._network.modalities:
                 who = np.flatnonzero(present[name])
                 arrays = np.stack([scaled[i][name] for i in who]) if len(who) else None
                 if name in self.matrices and arrays is not None:
-                    self._data[name] = (arrays, _removal(operator, arrays.shape[1:], seed))
+                    removal = _removal(operator, arrays.shape[1:], seed)
+                    instead = removal.instead(arrays.astype(float)).astype(np.float32)
+                    self._data[name] = (arrays, instead, removal)
                 else:
                     self._fixed[name] = self._embedded(name, arrays, who, len(subjects))
 
     def __call__(self, removed: Mask) -> Array:
         """See the class."""
-        key = np.packbits(removed).tobytes()
-        if key not in self._rows:
-            self._rows[key] = self._asked(removed)
-        return self._rows[key]
-
-    def _asked(self, removed: Mask) -> Array:
         import torch
 
         count = len(self._truth)
         with torch.inference_mode(), evaluation(self._network):
             embeddings = dict(self._fixed)
-            for name, (arrays, removal) in self._data.items():
+            for name, (arrays, instead, removal) in self._data.items():
                 who = np.flatnonzero(self._present[name])
-                changed = removal(arrays, removed).astype(np.float32) if removed.any() else arrays
+                changed = np.where(removal.where(removed, arrays.ndim), instead, arrays)
                 embeddings[name] = self._embedded(name, changed, who, count)
             logits = self._network.classify(embeddings).double()
-            known = logits.log_softmax(1).numpy()
-        own = known[:, self._positive]
-        others = np.log(np.maximum(-np.expm1(own), 1e-300))
-        return np.stack(
-            [known[np.arange(count), self._truth], own - others, (self._truth == self._positive).astype(float)], 1
-        )
+        return score_rows(logits.log_softmax(1).numpy(), self._truth, self._positive)
 
     def _embedded(self, name: str, arrays: Any, who: Any, count: int) -> Tensor:
         """``[S, F]``; the learned embedding for those without the modality."""
@@ -103,6 +95,13 @@ class FusionAblation:
             part = torch.from_numpy(np.ascontiguousarray(arrays[start : start + self._batch]))
             found[who[start : start + self._batch]] = self._network.encode(name, spatial(name, part))
         return found
+
+
+def score_rows(known: Array, truth: npt.NDArray[np.intp], positive: int) -> Array:
+    """Rows ``[S, 3]`` of `FusionAblation` from log-probabilities ``[S, K]``, true and explained class."""
+    own = known[:, positive]
+    others = np.log(np.maximum(-np.expm1(own), 1e-300))
+    return np.stack([known[np.arange(len(truth)), truth], own - others, (truth == positive).astype(float)], 1)
 
 
 def log_probability(rows: Array) -> float:

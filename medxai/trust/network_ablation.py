@@ -25,6 +25,7 @@ from medxai.trust.network_removal import Array, Mask, Removal
 Score = Callable[[Mask], npt.ArrayLike]
 #: Rows of subjects -> one number, more is better.
 Metric = Callable[[Array], float]
+Mode = Literal["without", "only"]
 #: Fewest random sets of a null distribution.
 FEWEST = 200
 
@@ -66,9 +67,9 @@ class NetworkEffect:
         effect: drop from the reference; gain over it.
         low: lower end of the 95 % interval of `effect` over resampled subjects.
         high: upper end.
-        null: ``[R]`` effects of random sets as large.
+        null: ``[R]`` effects of random sets as large; empty where none were drawn.
         z: `effect` in deviations of the null; NaN where that has none.
-        p: share of the null, with the effect itself, that is at least as large.
+        p: share of the null, with the effect itself, that is at least as large; NaN without a null.
         p_holm: corrected for the number of networks.
     """
 
@@ -84,13 +85,23 @@ class NetworkEffect:
     p: float
     p_holm: float
 
+    @property
+    def null_mean(self) -> float:
+        """Mean effect of the random sets; NaN where none were drawn."""
+        return float(self.null.mean()) if len(self.null) else float("nan")
+
     def sentence(self, what: str = "accuracy") -> str:
         """The effect of taking it out in words."""
-        random = self.reference - float(self.null.mean())
         return (
             f"Removing the {self.network} network changed {what} from {self.reference:.3f} to {self.metric:.3f} "
-            f"(corrected p={self.p_holm:.3f}); random sets of the same size changed it to {random:.3f} on average."
+            f"{self.compared(self.reference - self.null_mean)}"
         )
+
+    def compared(self, random: float) -> str:
+        """The end of a sentence: corrected p, and what random sets as large changed the metric to."""
+        if not len(self.null):
+            return "(corrected p=n/a: no random sets were drawn)."
+        return f"(corrected p={self.p_holm:.3f}); random sets of the same size changed it to {random:.3f} on average."
 
 
 class NetworkAblation:
@@ -133,9 +144,30 @@ class NetworkAblation:
         """Regions of some networks."""
         return np.isin(self._labels, networks)
 
+    def sets(
+        self, modes: Sequence[Mode], draws: int = FEWEST, seed: int = 0, *, pairs: bool = True, all_sets: bool = True
+    ) -> list[Mask]:
+        """What the other methods ask with the same arguments, for a score that answers many sets at a time.
+
+        Args:
+            modes: of `effects`.
+            draws: see `effects`, of random sets without positions.
+            seed: see `effects`.
+            pairs: also those of `synergy`.
+            all_sets: also those of `shapley`.
+        """
+        own = [self.members(name) for name in self.networks]
+        found = [self.members(), *own] if pairs else []
+        for mode in modes:
+            start = self._start(mode)
+            null = [chosen for sets in self._null(draws, seed, None).values() for chosen in sets]
+            found += [start, *(chosen ^ start for chosen in (*own, *null))]
+        found += [a | b for a, b in combinations(own, 2)] if pairs else []
+        return found + (self._coalitions() if all_sets else [])
+
     def effects(
         self,
-        mode: Literal["without", "only"] = "without",
+        mode: Mode = "without",
         draws: int = FEWEST,
         seed: int = 0,
         positions: npt.ArrayLike | None = None,
@@ -145,7 +177,7 @@ class NetworkAblation:
 
         Args:
             mode: take the network out, or leave nothing else in.
-            draws: random sets.
+            draws: random sets; 0 for none, and then no p.
             seed: of sets and resamples.
             positions: ``[P, 3]`` mm of the regions; random sets are then a region and its nearest, as contiguous as a
                 network can be, else any regions.
@@ -154,26 +186,24 @@ class NetworkAblation:
         Raises:
             ValueError: fewer than `FEWEST` draws.
         """
-        if draws < FEWEST:
+        if 0 < draws < FEWEST:
             message = f"{draws} random sets are too few for a null distribution; at least {FEWEST}"
             raise ValueError(message)
-        source = np.random.default_rng(seed)
-        nothing, sign = np.zeros(len(self._labels), dtype=bool), 1 if mode == "without" else -1
-        reference = nothing if mode == "without" else ~nothing
+        reference, sign = self._start(mode), 1 if mode == "without" else -1
         base, found = self.value(reference), []
-        nulls: dict[int, Array] = {}
+        nulls = {
+            size: np.array([sign * (base - self.value(chosen ^ reference)) for chosen in sets])
+            for size, sets in self._null(draws, seed, positions).items()
+        }
         for name in self.networks:
             own = self.members(name)
             size = int(own.sum())
-            if size not in nulls:
-                sets = random_sets(len(own), size, draws, source, positions)
-                nulls[size] = np.array([sign * (base - self.value(chosen ^ reference)) for chosen in sets])
-            metric = self.value(own ^ reference)
-            effect, null = sign * (base - metric), nulls[size]
+            metric, null = self.value(own ^ reference), nulls[size]
+            effect = sign * (base - metric)
             low, high = self._interval(reference, own ^ reference, sign, resamples, seed)
-            spread = float(null.std(ddof=1))
+            spread = float(null.std(ddof=1)) if draws else 0.0
             z = (effect - float(null.mean())) / spread if spread > 0 else float("nan")
-            p = (1 + int((null >= effect).sum())) / (1 + draws)
+            p = (1 + int((null >= effect).sum())) / (1 + draws) if draws else float("nan")
             found.append((name, size, base, metric, effect, low, high, null, z, p))
         corrected = holm([item[-1] for item in found])
         return tuple(NetworkEffect(*item, q) for item, q in zip(found, corrected, strict=True))
@@ -193,11 +223,26 @@ class NetworkAblation:
 
     def shapley(self) -> Mapping[str, float]:
         """Exact Shapley values; they sum to the metric with all networks less that with none. Asks 2^n times."""
-        worth = []
-        for present in coalitions(len(self.networks)):
-            gone = [name for name, there in zip(self.networks, present, strict=True) if not there]
-            worth.append(self.value(self.members(*gone)))
+        worth = [self.value(removed) for removed in self._coalitions()]
         return dict(zip(self.networks, shapley_values(worth).tolist(), strict=True))
+
+    def _coalitions(self) -> list[Mask]:
+        """Regions that are gone, in the order of `medxai.explain.shapley.coalitions`."""
+        names = np.array(self.networks)
+        return [self.members(*names[~present]) for present in coalitions(len(names))]
+
+    def _start(self, mode: Mode) -> Mask:
+        """Regions that are gone at the outset."""
+        return np.full(len(self._labels), mode == "only")
+
+    def _null(self, draws: int, seed: int, positions: npt.ArrayLike | None) -> dict[int, list[Mask]]:
+        """Random sets by size of a network."""
+        source, found = np.random.default_rng(seed), {}
+        for name in self.networks:
+            size = int(self.members(name).sum())
+            if size not in found:
+                found[size] = random_sets(len(self._labels), size, draws, source, positions)
+        return found
 
     def _interval(self, a: Mask, b: Mask, sign: int, resamples: int, seed: int) -> tuple[float, float]:
         """Percentile interval over subjects, who bring their rows of both with them."""

@@ -59,14 +59,17 @@ class Removal:
         if removed.shape != (regions,):
             message = f"the data have {regions} regions, the mask {removed.shape}"
             raise ValueError(message)
-        if self._kind == "series":
-            where = removed[None, None, :]
-        else:
-            touched = removed[:, None] | removed[None, :]
-            where = touched.reshape(1, *touched.shape, *[1] * (values.ndim - 3))
-        return np.where(where, self._instead(values), values)
+        return np.where(self.where(removed, values.ndim), self.instead(values), values)
 
-    def _instead(self, values: Array) -> Array:
+    def where(self, removed: Mask, axes: int) -> Mask:
+        """What is replaced, ``[1, ...]`` with that many axes, to broadcast over the data."""
+        if self._kind == "series":
+            return removed[None, None, :]
+        touched: Mask = removed[:, None] | removed[None, :]
+        return touched.reshape(1, *touched.shape, *[1] * (axes - 3))
+
+    def instead(self, values: Array) -> Array:
+        """What stands in for the data where every region is removed, in their shape; the same at every call."""
         if self._operator == "zero":
             return np.zeros_like(values)
         if self._operator == "mean":
