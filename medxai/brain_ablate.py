@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medxai import __version__
-from medxai.brain_cohort import Held, Member, load_model, members, subjects_of, unlabelled
+from medxai.brain_cohort import Member, load_model, members, subjects_of, unlabelled
 from medxai.brain_settings import AblateSettings
 from medxai.errors import MedxaiError, MismatchError
 from medxai.files import write_text
@@ -24,6 +24,7 @@ from medxai.prepare.brain.subject import SubjectFeatures
 if TYPE_CHECKING:
     from medxai.export.ablation_page import Findings
     from medxai.networks.hierarchical_fusion import HierarchicalFusion
+    from medxai.predict.fusion_bundle import FusionBundle
     from medxai.trust.network_ablation import Mode, NetworkEffect, Score
     from medxai.trust.remembered_score import Remembered
 
@@ -53,7 +54,7 @@ class Cohort:
     sha256: str
 
 
-def read_cohort(settings: AblateSettings, model: Held) -> Cohort:
+def read_cohort(settings: AblateSettings, model: FusionBundle) -> Cohort:
     """Read the labelled subjects.
 
     Raises:
@@ -118,7 +119,7 @@ def read_kin(settings: AblateSettings, subjects: Sequence[str]) -> tuple[str, tu
     return column, tuple(known.get(subject) or subject for subject in subjects)
 
 
-def ablate(settings: AblateSettings, say: Say = lambda _: None, model: Held | None = None) -> Path:
+def ablate(settings: AblateSettings, say: Say = lambda _: None, model: FusionBundle | None = None) -> Path:
     """Ablate all networks; returns the path of ``ablation.json``. Done before with the same inputs, it is left alone.
 
     What the model answered is kept beside it, so that an interrupted run goes on.
@@ -168,7 +169,7 @@ def ablate(settings: AblateSettings, say: Say = lambda _: None, model: Held | No
 
 
 def _retrained(
-    settings: AblateSettings, held: Held, cohort: Cohort, matrices: tuple[str, ...],
+    settings: AblateSettings, held: FusionBundle, cohort: Cohort, matrices: tuple[str, ...],
     kin: tuple[str, tuple[str, ...]] | None, say: Say,
 ) -> tuple[list[Findings], dict[str, Any]]:  # fmt: skip
     """Findings of a model trained anew, and how it was trained."""
@@ -245,12 +246,12 @@ class _Progress:
         self._say(f"{self._what}: {done} of {of} sets of regions" + (f", {left:.0f} s left" if done < of else ""))
 
 
-def _key(settings: AblateSettings, held: Held, cohort: Cohort, kin: object) -> str:
+def _key(settings: AblateSettings, held: FusionBundle, cohort: Cohort, kin: object) -> str:
     own = {"features", "output", "bundle", "allow", "batch", "subjects"}
     return sha256_json([_asked(held, cohort), settings.model_dump(mode="json", exclude=own), kin])
 
 
-def _asked(held: Held, cohort: Cohort, *more: object) -> str:
+def _asked(held: FusionBundle, cohort: Cohort, *more: object) -> str:
     """Hash of what answers depend on."""
     return sha256_json([_VERSION, __version__, held.sha256, cohort.sha256, list(cohort.truth), *more])
 
@@ -263,7 +264,7 @@ def _whole(out: Path, key: str) -> bool:
         return False
 
 
-def _scores(out: Path, cohort: Cohort, held: Held, score: Remembered) -> Path:
+def _scores(out: Path, cohort: Cohort, held: FusionBundle, score: Remembered) -> Path:
     """One row a subject: log-probability of the true class, with all regions and without each network."""
     from medxai.export.ablation_page import number, write_tsv
 

@@ -1,82 +1,22 @@
-"""What explaining and ablating share: subjects of a data set of features, their groups, and a model held in memory."""
+"""What explaining and ablating share: subjects of a data set of features, their groups, and the bundle."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medxai.errors import IngestError, MismatchError
-from medxai.explain.brain_evidence import FusionModel
 from medxai.prepare.brain.derivatives import read_index
-from medxai.prepare.brain.subject import SubjectFeatures
 
 if TYPE_CHECKING:
     from medxai.brain_settings import CohortSettings
-    from medxai.networks.hierarchical_fusion import HierarchicalFusion
-    from medxai.prepare.brain.scaling import Scaling
+    from medxai.predict.fusion_bundle import FusionBundle
 
 
-class Held:
-    """A bundle whose network is built once."""
-
-    def __init__(self, model: FusionModel) -> None:
-        self._model = model
-        self.name, self.version, self.sha256 = model.name, model.version, model.sha256
-        self.labels, self.positive = tuple(model.labels), model.positive
-        self.layers, self.gamma = dict(model.layers), model.gamma
-        self.marker: Any = model.marker
-        spec = getattr(model, "spec", None)
-        self.regions: tuple[str, ...] = tuple(getattr(spec, "regions", ()))
-        self.fa_regions: tuple[str, ...] = tuple(getattr(spec, "fa_regions", ()))
-
-    @cached_property
-    def _network(self) -> HierarchicalFusion:
-        return self._model.network()
-
-    @cached_property
-    def _scaling(self) -> Scaling:
-        return self._model.scaling()
-
-    @cached_property
-    def _baseline(self) -> Mapping[str, Any]:
-        return self._model.baseline()
-
-    def network(self) -> HierarchicalFusion:
-        """See `FusionModel`."""
-        return self._network
-
-    def scaling(self) -> Scaling:
-        """See `FusionModel`."""
-        return self._scaling
-
-    def baseline(self) -> Mapping[str, Any]:
-        """See `FusionModel`."""
-        return self._baseline
-
-    def check(self, subject: SubjectFeatures) -> None:
-        """Refuse regions of another atlas than the bundle's.
-
-        Raises:
-            MismatchError: their numbers, or the first region that differs.
-        """
-        pairs = (("sfc and dfc", subject.regions, self.regions), ("fa", subject.fa_regions, self.fa_regions))
-        for what, has, wants in pairs:
-            if not wants or not has or has == wants:
-                continue
-            if len(has) != len(wants):
-                words = f"{what}: the features have {len(has)} regions and the bundle {self.name} {len(wants)}"
-            else:
-                first = next(n for n, (a, b) in enumerate(zip(has, wants, strict=True)) if a != b)
-                words = f"{what}: region {first + 1} of {len(has)} is {has[first]}, in the bundle {self.name} it is "
-                words += wants[first]
-            raise MismatchError(f"{words}; compute the features with the bundle's atlas", study=subject.subject)
-
-
-def load_model(settings: CohortSettings) -> Held:
+def load_model(settings: CohortSettings) -> FusionBundle:
     """The bundle of a fusion network.
 
     Raises:
@@ -86,7 +26,7 @@ def load_model(settings: CohortSettings) -> Held:
     from medxai.predict.fusion_bundle import load_fusion
 
     allow = AllowList.read(settings.allow).joined(AllowList.shipped()) if settings.allow else None
-    return Held(load_fusion(settings.bundle, allow))
+    return load_fusion(settings.bundle, allow)
 
 
 def subjects_of(settings: CohortSettings) -> tuple[str, ...]:

@@ -10,12 +10,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medxai import __version__
-from medxai.brain_cohort import Held, Member, load_model, members, subjects_of
+from medxai.brain_cohort import Member, load_model, members, subjects_of
 from medxai.brain_group import Group, group_of
 from medxai.brain_inputs import atlas_for, read_series, series_of, transform_of
 from medxai.brain_settings import ExplainSettings
@@ -33,9 +33,12 @@ from medxai.prepare.brain.derivatives import read_index, read_subject
 from medxai.prepare.brain.onto import in_template, own_grid, read_transform
 from medxai.prepare.brain.outcome import Outcome, attempt, write_failures
 
+if TYPE_CHECKING:
+    from medxai.predict.fusion_bundle import FusionBundle
+
 Say = Callable[[str], None]
 #: Raise it when the same settings give other results.
-_VERSION = "2"
+_VERSION = "3"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +55,7 @@ class Run:
     """
 
     settings: ExplainSettings
-    model: Held
+    model: FusionBundle
     atlas: Atlas | None
     people: Mapping[str, Member] | None
     subjects: tuple[str, ...]
@@ -73,7 +76,7 @@ class Run:
                            str(self.settings.seed))  # fmt: skip
 
 
-def begin(settings: ExplainSettings, model: Held | None = None) -> Run:
+def begin(settings: ExplainSettings, model: FusionBundle | None = None) -> Run:
     """Check what all subjects need.
 
     Args:
@@ -142,7 +145,9 @@ def finish(run: Run, outcomes: list[Outcome], group: Group) -> None:
     )  # fmt: skip
 
 
-def explain_cohort(settings: ExplainSettings, say: Say = lambda _: None, model: Held | None = None) -> list[Outcome]:
+def explain_cohort(
+    settings: ExplainSettings, say: Say = lambda _: None, model: FusionBundle | None = None
+) -> list[Outcome]:
     """Explain all subjects, one after the other; finished ones are found.
 
     Raises:
@@ -204,7 +209,7 @@ def _outputs(run: Run, subject: str, group: Group) -> str:
     if series is not None:
         study, said = read_series(series, subject, (keys["features_sha256"], keys["transform_sha256"]))
         notes += said
-        parameters = {"marker": run.model.marker, "gamma": run.model.gamma, "modality": "alff"}
+        parameters = {**run.model.marking, "modality": "alff"}
         layer = ", ".join(f"{k} {v}" for k, v in run.model.layers.items())
         notes += write_objects(
             view, study, transform, folder, created=_created(study), top=settings.top_regions,

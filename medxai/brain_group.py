@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medxai.brain_cohort import Held, Member
+from medxai.brain_cohort import Member
 from medxai.brain_settings import ExplainSettings
 from medxai.explain.brain_evidence import BrainEvidence, read_evidence
 from medxai.explain.group_map import GroupMean
@@ -24,6 +24,9 @@ from medxai.identity import sha256_json
 from medxai.prepare.brain.derivatives import read_index, read_subject
 from medxai.prepare.brain.onto import in_template
 from medxai.prepare.brain.subject import MODALITIES
+
+if TYPE_CHECKING:
+    from medxai.predict.fusion_bundle import FusionBundle
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +51,11 @@ class Group:
 
 
 def group_of(
-    settings: ExplainSettings, model: Held, people: Mapping[str, Member] | None, subjects: tuple[str, ...], config: str
+    settings: ExplainSettings,
+    model: FusionBundle,
+    people: Mapping[str, Member] | None,
+    subjects: tuple[str, ...],
+    config: str,
 ) -> Group:
     """Choose who counts, take the plain mean of the maps, and write it into the folder ``group``.
 
@@ -121,7 +128,7 @@ def mean_maps(everyone: list[BrainEvidence]) -> dict[str, npt.NDArray[np.float64
 
 
 def _view(
-    settings: ExplainSettings, model: Held, first: BrainEvidence, chosen: tuple[str, ...],
+    settings: ExplainSettings, model: FusionBundle, first: BrainEvidence, chosen: tuple[str, ...],
     maps: Mapping[str, npt.NDArray[np.float64]], config: str,
 ) -> SubjectView:  # fmt: skip
     """The group in the form of a subject, for tables and pictures: means of features and maps."""

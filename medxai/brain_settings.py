@@ -69,8 +69,8 @@ class AblateSettings(CohortSettings):
     """Ablating functional networks.
 
     Attributes:
-        operator: what stands in for a network: the training subjects' ``mean``, another subject's values
-            (``permute``), or ``noise`` with the training subjects' mean and deviation.
+        operator: what stands in for a network: the ``mean`` of the bundle's controls, another subject's values
+            (``permute``), or ``noise`` with that mean and the subjects' deviation.
         draws: random sets as large as each network.
         only: also leave nothing else in; doubles the time.
         resamples: of the subjects, for intervals.

@@ -67,12 +67,12 @@ class Planted:
 
     grid: tuple[int, int, int] = (20, 24, 20)
     windows: int = 24
-    cube: tuple[int, int, int, int] = (11, 5, 3, 5)
+    cube: tuple[int, int, int, int] = (10, 6, 5, 7)
     static: tuple[int, int, int] = (4, 28, 5)
-    dynamic: tuple[int, int, int] = (12, 38, 5)
+    dynamic: tuple[int, int, int] = (11, 35, 8)
     dynamic_windows: tuple[int, int] = (12, 16)
-    size: tuple[float, float, float] = (3.0, 0.8, 1.2)
-    expressed: float = 0.85
+    size: tuple[float, float, float] = (4.5, 1.2, 3.0)
+    expressed: float = 0.7
     samples: int = 600
     window_samples: int = 60
 
@@ -270,12 +270,12 @@ def write(cohort: Sequence[Simulated], out: Path, planted: Planted) -> None:
 
 
 def write_features(cohort: Sequence[Simulated], out: Path) -> None:
-    """Write the data set of features that ``medxai brain features`` would, with the groups in participants.tsv."""
+    """Write the features as ``medxai brain features`` would, with group and carrier in participants.tsv."""
     from medxai.prepare.brain.derivatives import Computed, write_dataset, write_subject
 
     out.mkdir(parents=True, exist_ok=True)
     write_dataset(out, out / "nothing")
-    lines = ["participant_id\tgroup"]
+    lines = ["participant_id\tgroup\tcarrier"]
     for case in cohort:
         f = case.features
         found = Computed(
@@ -286,7 +286,7 @@ def write_features(cohort: Sequence[Simulated], out: Path) -> None:
             structural_regions=f.fa_regions, structural_atlas="synthetic",
         )  # fmt: skip
         write_subject(out, found, "alff", "fa", "0" * 64, "0" * 64)
-        lines.append(f"{f.subject}\t{'patient' if case.label else 'control'}")
+        lines.append(f"{f.subject}\t{'patient' if case.label else 'control'}\t{case.carrier}")
     (out / "participants.tsv").write_text("\n".join(lines) + "\n")
 
 

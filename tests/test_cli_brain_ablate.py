@@ -40,9 +40,9 @@ def test_reused_encodings_give_what_all_anew_gives(site, operator):
     if operator == "mean":
         removed = np.array([True, False, True, False, False, False])
         changed = {name: value.clone() for name, value in inputs.items()}
-        for name in ("sfc", "dfc", "fa"):  # the training mean is 0 in deviations of the training subjects
-            changed[name][:, :, removed] = 0
-            changed[name][:, :, :, removed] = 0
+        touched = torch.from_numpy(removed[:, None] | removed[None])
+        for name in ("sfc", "dfc", "fa"):
+            changed[name][:, :, touched] = model.reference()[name][:, :, touched]
         with torch.inference_mode():
             anew = model.network()(changed, present).double().log_softmax(1).numpy()
         np.testing.assert_allclose(score(removed)[:, 0], anew[np.arange(6), truth], atol=1e-5)
@@ -63,8 +63,9 @@ def test_the_fast_way_gives_the_bits_of_the_slow_one(site, operator):
         for name in network.modalities:
             arrays = np.stack([row[name] for row in scaled])
             if name != "alff":
-                one = np.ones(arrays.shape[1:])
-                removal = Removal("zero" if operator == "mean" else operator, "connectivity", [-one, one], 7)
+                healthy = model.reference()[name].double().numpy().reshape(arrays.shape[1:])
+                spread = arrays.astype(float).std(0)
+                removal = Removal(operator, "connectivity", [healthy - spread, healthy + spread], 7)
                 arrays = removal(arrays, removed).astype(np.float32)
             parts = [torch.from_numpy(arrays[start : start + 4]) for start in (0, 4)]
             with torch.inference_mode():

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from medxai.prepare.brain.subject import MODALITIES, SubjectFeatures
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from medxai.networks.hierarchical_fusion import HierarchicalFusion
+    from medxai.predict.fusion_bundle import FusionBundle
     from medxai.prepare.brain.scaling import Scaling
 
 #: Matrices, whose maps may depend on the order of the nodes.
@@ -31,47 +31,6 @@ LEAST_AGREEMENT = 0.5
 #: Share of the ALFF map outside the brain above which a sentence says so.
 MOST_OUTSIDE = 0.1
 Array = npt.NDArray[np.float32]
-
-
-class FusionModel(Protocol):
-    """What a bundle of a fusion network offers.
-
-    Attributes:
-        name: of the bundle.
-        version: of the bundle.
-        sha256: of its files.
-        labels: names of the classes.
-        positive: index of the class that is explained.
-        layers: ``encoder`` and ``pyramid``, whose activations become maps.
-        gamma: strength of the markers.
-        marker: kind of the markers.
-    """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def version(self) -> str: ...  # noqa: D102
-    @property
-    def sha256(self) -> str: ...  # noqa: D102
-    @property
-    def labels(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def positive(self) -> int: ...  # noqa: D102
-    @property
-    def layers(self) -> Mapping[str, str]: ...  # noqa: D102
-    @property
-    def gamma(self) -> float: ...  # noqa: D102
-    @property
-    def marker(self) -> Any: ...  # noqa: D102
-
-    def network(self) -> HierarchicalFusion:
-        """The network in evaluation mode."""
-
-    def scaling(self) -> Scaling:
-        """Mean and deviation of the training subjects."""
-
-    def baseline(self) -> Mapping[str, Tensor]:
-        """Embedding ``[1, F]`` by modality that stands for not seeing it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +97,7 @@ class BrainEvidence:
         return tuple(name for name, value in self.order.items() if value < LEAST_AGREEMENT)
 
 
-def brain_evidence(model: FusionModel, subject: SubjectFeatures, *, seed: int = 0, chunk: int = 16) -> BrainEvidence:
+def brain_evidence(model: FusionBundle, subject: SubjectFeatures, *, seed: int = 0, chunk: int = 16) -> BrainEvidence:
     """Explain one subject.
 
     Args:
@@ -157,11 +116,12 @@ def brain_evidence(model: FusionModel, subject: SubjectFeatures, *, seed: int = 
 
     network, scaling = model.network(), model.scaling()
     inputs = _inputs(scaling, network.modalities, subject)
-    options = SynergisticOptions(marker=model.marker, gamma=model.gamma, chunk=chunk)
+    options = SynergisticOptions(**model.marking, chunk=chunk)
     calls = network.target_calls(tuple(inputs), **model.layers)
     with torch.inference_mode():
         logits = network(inputs)[0].double()
-    found = synergistic_maps(network, inputs, model.positive, options, calls)
+    healthy = {name: value for name, value in model.reference().items() if name in inputs}
+    found = synergistic_maps(network, inputs, model.positive, options, calls, healthy)
     share = evidence_share(network, inputs, model.positive, model.baseline())
     maps = {name: _plain(name, value) for name, value in found.maps.items()}
     outside = 0.0
@@ -170,8 +130,11 @@ def brain_evidence(model: FusionModel, subject: SubjectFeatures, *, seed: int = 
     orders = _orders(subject, inputs, seed)
     order: dict[str, float] = {}
     if orders:
-        other = synergistic_maps(network, {n: _reordered(v, orders.get(n)) for n, v in inputs.items()}, model.positive,
-                                 options, calls)  # fmt: skip
+        shuffled, healthy = (
+            {name: _reordered(value, orders.get(name)) for name, value in arrays.items()}
+            for arrays in (inputs, healthy)
+        )
+        other = synergistic_maps(network, shuffled, model.positive, options, calls, healthy)
         back = {name: np.argsort(chosen) for name, chosen in orders.items()}
         order = {
             name: agreement(maps[name], _plain(name, other.maps[name])[back[name]][:, back[name]]) for name in orders

@@ -54,8 +54,10 @@ class SynergisticOptions:
     Attributes:
         marker: ``relative`` adds `gamma` standard deviations of the input times the channel, ``absolute`` adds
             `gamma` times the channel (published, with 10), ``mask`` multiplies the input by the channel as Score-CAM
-            does.
-        gamma: see `marker`.
+            does, ``insert`` puts what the channel covers of the subject into a reference, and gains are over the
+            reference. A subject who already has all the evidence gains nothing from more of it, so that markers leave
+            the channels nearly equal; into a reference evidence comes in parts.
+        gamma: see `marker`; without effect for ``mask`` and ``insert``.
         weights: ``joint``, all inputs are changed together and share a weight, or ``single``, each modality's weights
             come from changing it alone.
         repeats: a channel that was repeated gets the ``sum`` of its weights, or the ``first`` (published).
@@ -63,7 +65,7 @@ class SynergisticOptions:
         chunk: inputs that exist at once.
     """
 
-    marker: Literal["relative", "absolute", "mask"] = "relative"
+    marker: Literal["relative", "absolute", "mask", "insert"] = "relative"
     gamma: float = 1.0
     weights: Literal["joint", "single"] = "joint"
     repeats: Literal["sum", "first"] = "sum"
@@ -73,7 +75,7 @@ class SynergisticOptions:
     def __post_init__(self) -> None:
         """Check ranges and names."""
         for name, known in (
-            ("marker", ("relative", "absolute", "mask")),
+            ("marker", ("relative", "absolute", "mask", "insert")),
             ("weights", ("joint", "single")),
             ("repeats", ("sum", "first")),
             ("score", ("logit", "prob")),
@@ -91,6 +93,7 @@ class SynergisticMaps:
     Attributes:
         target: explained class.
         score: of the subject as it is.
+        start: score that gains are over: `score`, for ``insert`` that of the reference.
         raw: ``[*s]`` by modality, weighted sum of channels on the layer's grid, negative parts removed.
         spatial: ``S`` of the inputs by modality.
         increments: ``[K]`` gain of the score with all inputs changed by channel k.
@@ -101,6 +104,7 @@ class SynergisticMaps:
 
     target: int
     score: float
+    start: float
     raw: dict[str, Tensor]
     spatial: dict[str, tuple[int, ...]]
     increments: Tensor
@@ -125,6 +129,7 @@ def synergistic_maps(
     target: int,
     options: SynergisticOptions = SynergisticOptions(),
     calls: Mapping[str, str] | None = None,
+    reference: Mapping[str, Tensor] | None = None,
 ) -> SynergisticMaps:
     """Explain one subject; missing modalities are not among `inputs`.
 
@@ -134,9 +139,12 @@ def synergistic_maps(
         target: class.
         options: see `SynergisticOptions`.
         calls: layer call by modality, ``layer#number``, in place of the network's own.
+        reference: ``[1, C, *S]`` by modality for ``insert``, such as the mean of the controls; zeros if None, which are
+            the mean training subject where every element was scaled by itself.
 
     Raises:
-        ExplainError: none or more than one subject, no such class, or a layer without channels that differ anywhere.
+        ExplainError: none or more than one subject, no such class, a layer without channels that differ anywhere, or a
+            reference of another shape.
     """
     given = {name: inputs[name] for name in network.modalities if name in inputs}  # type: ignore[union-attr]
     if not given or any(len(array) != 1 for array in given.values()):
@@ -150,9 +158,20 @@ def synergistic_maps(
             raise ExplainError(f"there is no class {target} among {logits.shape[1]}")
         activations = {name: values[call][0].float() for name, call in where.items()}
         clean = _score(logits, target, options.score)[0]
-        alone = network.embed(given)  # type: ignore[operator]
-        marked = {name: _marked(network, name, given[name], activations[name], options) for name in given}
-        return _weigh(network, activations, given, alone, marked, clean, target, options)
+        base = _reference(given, reference) if options.marker == "insert" else given
+        alone = network.embed(base)  # type: ignore[operator]
+        start = _score(network.classify(alone), target, options.score)[0] if base is not given else clean  # type: ignore[operator]
+        marked = {name: _marked(network, name, given[name], base[name], activations[name], options) for name in given}
+        return _weigh(network, activations, given, alone, marked, clean, start, target, options)
+
+
+def _reference(given: Mapping[str, Tensor], reference: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    if reference is None:
+        return {name: torch.zeros_like(array) for name, array in given.items()}
+    wrong = [name for name, array in given.items() if name not in reference or reference[name].shape != array.shape]
+    if wrong:
+        raise ExplainError(f"the reference has no {wrong[0]}, or one of another shape than the subject's")
+    return {name: reference[name].to(array) for name, array in given.items()}
 
 
 def _weigh(
@@ -162,6 +181,7 @@ def _weigh(
     alone: dict[str, Tensor],
     marked: dict[str, Tensor],
     clean: Tensor,
+    start: Tensor,
     target: int,
     options: SynergisticOptions,
 ) -> SynergisticMaps:
@@ -170,12 +190,12 @@ def _weigh(
 
     def gains(changed: Sequence[str], rows: int) -> Tensor:
         found = []
-        for start in range(0, rows, _ROWS):
-            stop = min(start + _ROWS, rows)
-            embeddings = {name: value.expand(stop - start, -1) for name, value in alone.items()}
-            embeddings |= {name: marked[name][places[name][start:stop]] for name in changed}
+        for first in range(0, rows, _ROWS):
+            last = min(first + _ROWS, rows)
+            embeddings = {name: value.expand(last - first, -1) for name, value in alone.items()}
+            embeddings |= {name: marked[name][places[name][first:last]] for name in changed}
             found.append(_score(network.classify(embeddings), target, options.score))  # type: ignore[operator]
-        return torch.cat(found) - clean
+        return torch.cat(found) - start
 
     increments = gains(tuple(given), count)
     own = {name: gains((name,), len(marked[name])) for name in given}
@@ -197,6 +217,7 @@ def _weigh(
     return SynergisticMaps(
         target,
         float(clean),
+        float(start),
         raw,
         {name: tuple(array.shape[2:]) for name, array in given.items()},
         increments,
@@ -206,7 +227,9 @@ def _weigh(
     )
 
 
-def _marked(network: nn.Module, name: str, array: Tensor, activation: Tensor, options: SynergisticOptions) -> Tensor:
+def _marked(
+    network: nn.Module, name: str, array: Tensor, base: Tensor, activation: Tensor, options: SynergisticOptions
+) -> Tensor:
     """Embeddings ``[C, F]`` of the array marked by each channel; `options.chunk` marked arrays exist at once."""
     spatial = array.shape[2:]
     small = scaled_maps(activation, spatial)
@@ -214,7 +237,10 @@ def _marked(network: nn.Module, name: str, array: Tensor, activation: Tensor, op
     found = []
     for start in range(0, len(small), options.chunk):
         marks = enlarge(small[start : start + options.chunk], spatial)[:, None].to(array)
-        changed = array * marks if options.marker == "mask" else marks.mul_(gamma).add_(array)
+        if options.marker == "insert":
+            changed = marks.mul_(array - base).add_(base)
+        else:
+            changed = array * marks if options.marker == "mask" else marks.mul_(gamma).add_(array)
         found.append(network.encode(name, changed))  # type: ignore[operator]
     return torch.cat(found)
 

@@ -199,8 +199,8 @@ def _reading(about: Mapping[str, Any], found: Sequence[Findings]) -> list[str]:
 
 def _kind(about: Mapping[str, Any], item: Findings) -> list[str]:
     if item.kind == "trained":
-        stand = {"mean": "the training subjects' mean", "permute": "another subject's values",
-                 "noise": "noise with the training subjects' mean and deviation"}  # fmt: skip
+        stand = {"mean": "the mean of the bundle's controls", "permute": "another subject's values",
+                 "noise": "noise with their mean and the subjects' deviation"}  # fmt: skip
         return [f"In place of a region stands {stand[about['operator']]}.", ""]
     again = about["retrained"]
     kept = f"subjects of one {again['group_by']} in one fold" if again["group_by"] else "every subject by itself"

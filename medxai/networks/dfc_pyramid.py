@@ -30,8 +30,9 @@ from torch.nn import functional
 from medxai.networks.domain_norm import DomainBatchNorm
 from medxai.networks.resnet10_3d import PUBLISHED_CHANNELS
 
-#: Bytes of hidden channels at once when slices are brought together in evaluation mode.
-_CHUNK = 64 * 2**20
+#: Bytes of hidden channels at once when slices are brought together in evaluation mode: they stay in the cache. Much
+#: smaller ones make oneDNN choose other kernels, which round otherwise.
+_CHUNK = 4 * 2**20
 #: Encoder whose non-negative output ``[N, 64, n, n, t]`` stands for the modality in a map.
 TARGET_LAYER = "encoders.4"
 
@@ -61,6 +62,33 @@ def window_means(course: Tensor, windows: int) -> Tensor:
     shape, steps = course.shape[:-1], course.shape[-1]
     flat = course.reshape(1, -1, steps)
     return functional.avg_pool1d(flat, min(windows, steps), ceil_mode=True).view(*shape, -1)
+
+
+class MaxPool(nn.Module):
+    """Pool of 3 with stride 1 and padding 1 along the last axes, ``[N, C, *S]`` -> the same shape.
+
+    PyTorch's takes most of the pyramid's time on the CPU; in evaluation mode three shifted copies along each axis give
+    the same numbers. In training ties would share the gradient otherwise, so that PyTorch's is kept.
+
+    Args:
+        axes: 2 or 3 last axes.
+    """
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        self._axes = axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Largest of the neighbours."""
+        if self.training:
+            pool = functional.max_pool2d if self._axes == 2 else functional.max_pool3d
+            return pool(x, 3, stride=1, padding=1)
+        padded = functional.pad(x, (1, 1) * self._axes, value=float("-inf"))
+        for axis in range(-self._axes, 0):
+            size = x.shape[axis]
+            a, b, c = (padded.narrow(axis, start, size) for start in range(3))
+            padded = torch.maximum(torch.maximum(a, b), c)
+        return padded
 
 
 class StridedBlock3d(nn.Module):
@@ -111,13 +139,13 @@ class SlicePair2d(nn.Module):
             nn.Conv2d(hidden, hidden, 1, bias=False),
             nn.BatchNorm2d(hidden),
             nn.ReLU(),
-            nn.MaxPool2d(3, stride=1, padding=1),
+            MaxPool(2),
             nn.Conv2d(hidden, 1, 1, bias=False),
             nn.BatchNorm2d(1),
         )
         self.shortcut = nn.Sequential(nn.Conv2d(2, 1, 1, bias=False), nn.BatchNorm2d(1))
         self.relu = nn.ReLU()
-        self.maxpool = nn.MaxPool2d(3, stride=1, padding=1)
+        self.maxpool = MaxPool(2)
         self._hidden = hidden
 
     def forward(self, pairs: Tensor) -> Tensor:
@@ -152,7 +180,7 @@ class DfcPyramid(nn.Module):
             for rate in RATES
             for a, b in (rate.strides,)
         )
-        self.maxpool = nn.MaxPool3d(3, stride=1, padding=1)
+        self.maxpool = MaxPool(3)
         self.pairs = nn.ModuleList(SlicePair2d(channels) for _ in RATES[1:])
         widths = (*(rate.channels for rate in RATES[1:]), LAST)
         self.reductions = nn.ModuleList(

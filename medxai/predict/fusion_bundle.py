@@ -1,22 +1,24 @@
 """Bundles of fusion networks: what they read is a subject's features, not an image.
 
-A MONAI Bundle like the others, with a block ``medxai_fusion`` in place of ``medxai`` and two more files: ``scaling``,
-mean and deviation of the training subjects, and ``baseline``, the mean embedding of those of the first class, which
-stands for not seeing a modality.
+A MONAI Bundle like the others, with a block ``medxai_fusion`` in place of ``medxai`` and more files: ``scaling``, mean
+and deviation of the training subjects, ``baseline``, the mean embedding of those of the first class, which stands for
+not seeing a modality, and ``reference``, the mean of their inputs, which maps are inserted into.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from medxai.errors import BundleError
+from medxai.errors import BundleError, MismatchError
 from medxai.predict.bundle import AllowList, bundle_sha256, locate_bundle
 from medxai.prepare.brain.scaling import Scaling
+from medxai.prepare.brain.subject import SubjectFeatures
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +39,7 @@ class FusionBlock(BaseModel):
         pyramid: layer of the pyramid.
         marker: see `medxai.explain.synergistic.SynergisticOptions`.
         gamma: likewise.
+        weights: likewise.
         licence: SPDX name.
         caution: what whoever reads a result must know of the training.
     """
@@ -50,15 +53,16 @@ class FusionBlock(BaseModel):
     fa_regions: tuple[str, ...] = ()
     encoder: str = "layer4"
     pyramid: str = "encoders.4"
-    marker: Literal["relative", "absolute", "mask"] = "relative"
+    marker: Literal["relative", "absolute", "mask", "insert"] = "relative"
     gamma: Annotated[float, Field(gt=0)] = 1.0
+    weights: Literal["joint", "single"] = "joint"
     licence: Annotated[str, Field(min_length=1)]
     caution: Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True, eq=False)
 class FusionBundle:
-    """A checked bundle on disk; nothing of the network is in memory yet.
+    """A checked bundle on disk; what was read once stays in memory.
 
     Attributes:
         name: folder name.
@@ -90,21 +94,51 @@ class FusionBundle:
         return {"encoder": self.spec.encoder, "pyramid": self.spec.pyramid}
 
     @property
-    def gamma(self) -> float:
-        """Strength of the markers."""
-        return self.spec.gamma
-
-    @property
-    def marker(self) -> str:
-        """Kind of the markers."""
-        return self.spec.marker
+    def marking(self) -> dict[str, Any]:
+        """Keyword arguments of `medxai.explain.synergistic.SynergisticOptions`."""
+        return self.spec.model_dump(include={"marker", "gamma", "weights"})
 
     def network(self) -> HierarchicalFusion:
-        """Build the network with its weights, in eval mode, parameters not requiring gradients.
+        """The network with its weights, in eval mode, parameters not requiring gradients.
 
         Raises:
             BundleError: the definition or the weights are refused or do not fit.
         """
+        return self._network
+
+    def scaling(self) -> Scaling:
+        """Mean and deviation of the training subjects."""
+        return self._scaling
+
+    def baseline(self) -> dict[str, torch.Tensor]:
+        """``[1, 512]`` by modality: the mean embedding of the training subjects of the first class."""
+        return self._baseline
+
+    def reference(self) -> dict[str, torch.Tensor]:
+        """``[1, 1, ...]`` by modality: the mean input of the training subjects of the first class."""
+        return self._reference
+
+    def check(self, subject: SubjectFeatures) -> None:
+        """Refuse regions of another atlas than the bundle's.
+
+        Raises:
+            MismatchError: their numbers, or the first region that differs.
+        """
+        spec = self.spec
+        pairs = (("sfc and dfc", subject.regions, spec.regions), ("fa", subject.fa_regions, spec.fa_regions))
+        for what, has, wants in pairs:
+            if not wants or not has or has == wants:
+                continue
+            if len(has) != len(wants):
+                words = f"{what}: the features have {len(has)} regions and the bundle {self.name} {len(wants)}"
+            else:
+                first = next(n for n, (a, b) in enumerate(zip(has, wants, strict=True)) if a != b)
+                words = f"{what}: region {first + 1} of {len(has)} is {has[first]}, in the bundle {self.name} it is "
+                words += wants[first]
+            raise MismatchError(f"{words}; compute the features with the bundle's atlas", study=subject.subject)
+
+    @cached_property
+    def _network(self) -> HierarchicalFusion:
         from medxai.networks.hierarchical_fusion import HierarchicalFusion
         from medxai.predict.build import build_network
 
@@ -114,15 +148,22 @@ class FusionBundle:
             raise BundleError(msg)
         return network
 
-    def scaling(self) -> Scaling:
-        """Mean and deviation of the training subjects."""
+    @cached_property
+    def _scaling(self) -> Scaling:
         return Scaling.read(self.path / "models" / "scaling.safetensors")
 
-    def baseline(self) -> dict[str, torch.Tensor]:
-        """``[1, 512]`` by modality: the mean embedding of the training subjects of the first class."""
+    @cached_property
+    def _baseline(self) -> dict[str, torch.Tensor]:
+        return self._tensors("baseline")
+
+    @cached_property
+    def _reference(self) -> dict[str, torch.Tensor]:
+        return self._tensors("reference")
+
+    def _tensors(self, part: str) -> dict[str, torch.Tensor]:
         from safetensors.torch import load_file
 
-        return load_file(self.path / "models" / "baseline.safetensors")
+        return load_file(self.path / "models" / f"{part}.safetensors")
 
 
 def is_fusion(path: Path) -> bool:
@@ -158,7 +199,7 @@ def load_fusion(name_or_path: str | Path, allow: AllowList | None = None) -> Fus
         where = ".".join(str(part) for part in first["loc"])
         msg = f"bundle {path.name}: configs/metadata.json: medxai_fusion.{where}: {first['msg']}"
         raise BundleError(msg) from error
-    for part in ("scaling", "baseline"):
+    for part in ("scaling", "baseline", "reference"):
         if not (path / "models" / f"{part}.safetensors").is_file():
             msg = f"bundle {path.name} has no models/{part}.safetensors"
             raise BundleError(msg)

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from medxai.explain.brain_evidence import FusionModel
 from medxai.explain.modes import evaluation
+from medxai.predict.fusion_bundle import FusionBundle
 from medxai.prepare.brain.subject import MODALITIES, SubjectFeatures
 from medxai.trust.network_removal import Array, Mask, Removal
-from medxai.trust.quick_network import quick_copy
 from medxai.trust.ranks import area_under_roc
 
 if TYPE_CHECKING:
@@ -33,19 +32,19 @@ class FusionAblation:
         model: the bundle.
         subjects: all over the same regions.
         truth: index of the true class of each.
-        operator: ``mean`` of the training subjects, which is zero in their deviations; ``permute`` takes another
-            subject's regions; ``noise`` has the training subjects' mean and deviation.
+        operator: ``mean`` of the bundle's controls; ``permute`` takes another subject's regions; ``noise`` is normal
+            with the mean of the controls and the deviation of these subjects.
         batch: subjects encoded at once.
         seed: of partners and noise.
     """
 
     def __init__(
-        self, model: FusionModel, subjects: Sequence[SubjectFeatures], truth: Sequence[int],
+        self, model: FusionBundle, subjects: Sequence[SubjectFeatures], truth: Sequence[int],
         operator: Literal["mean", "permute", "noise"] = "mean", batch: int = 16, seed: int = 0,
     ) -> None:  # fmt: skip
         import torch
 
-        self._network, self._batch = quick_copy(model.network()), batch
+        self._network, self._batch = model.network(), batch
         self._positive, self._truth = model.positive, np.asarray(truth)
         scaling = model.scaling()
         scaled = [scaling.scaled(subject) for subject in subjects]
@@ -64,7 +63,8 @@ class FusionAblation:
                 who = np.flatnonzero(present[name])
                 arrays = np.stack([scaled[i][name] for i in who]) if len(who) else None
                 if name in self.matrices and arrays is not None:
-                    removal = _removal(operator, arrays.shape[1:], seed)
+                    healthy = model.reference()[name][0, 0].double().numpy().reshape(arrays.shape[1:])
+                    removal = _removal(operator, healthy, arrays.astype(float), seed)
                     instead = removal.instead(arrays.astype(float)).astype(np.float32)
                     self._data[name] = (arrays, instead, removal)
                 else:
@@ -115,10 +115,7 @@ def auroc(rows: Array) -> float:
     return 0.5 if np.isnan(area) else area
 
 
-def _removal(operator: str, shape: tuple[int, ...], seed: int) -> Removal:
-    if operator == "mean":
-        return Removal("zero", "connectivity")
-    if operator == "permute":
-        return Removal("permute", "connectivity", seed=seed)
-    one = np.ones(shape)
-    return Removal("noise", "connectivity", np.stack([-one, one]), seed)  # mean 0, deviation 1
+def _removal(operator: Literal["mean", "permute", "noise"], healthy: Array, arrays: Array, seed: int) -> Removal:
+    """`healthy` is the mean control, `arrays` are the subjects."""
+    spread = arrays.std(0)
+    return Removal(operator, "connectivity", np.stack([healthy - spread, healthy + spread]), seed)

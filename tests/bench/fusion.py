@@ -32,12 +32,16 @@ def hits() -> list[Entry]:
     stored = _stored()
     if not stored:
         return []
-    rows = stored["maps"]["full"]["added"]
+    kinds = stored["maps"]["full"]
+    rows = kinds["inserted"]
     n = sum(row["n"] for row in rows.values())
     by = {name: row["hits"] for name, row in rows.items()}
     share = sum(row["n"] * row["hits"] for row in rows.values()) / n
-    words = "published kind of marker, all maps; extremes are modalities: " + ", ".join(
-        f"{name} {value:.2f} (near {rows[name]['near']:.2f})" for name, value in by.items()
+    control = stored["maps"]["shuffled"]["inserted"]
+    words = "inserted into the mean control; extremes are modalities: " + ", ".join(
+        f"{name} {value:.2f} (published kind {kinds['published'][name]['hits']:.2f}, shuffled labels "
+        f"{control[name]['hits']:.2f})"
+        for name, value in by.items()
     )
     return [Entry("sam_planted_hits", share, "1", None, "higher", n, min(by.values()), max(by.values()), words)]
 

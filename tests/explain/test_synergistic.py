@@ -72,15 +72,17 @@ def two(seed: int = 0) -> dict[str, Tensor]:
     return {"a": torch.randn(1, 1, 6, 5, 4, generator=source), "b": torch.randn(1, 1, 7, 8, 1, generator=source)}
 
 
-@pytest.mark.parametrize("marker", ["relative", "absolute", "mask"])
+@pytest.mark.parametrize("marker", ["relative", "absolute", "mask", "insert"])
 @pytest.mark.parametrize("repeats", ["sum", "first"])
 def test_maps_by_hand(marker: str, repeats: str) -> None:
     """Every perturbed subject is run through the whole network, one at a time."""
-    network, inputs = Sum(0.7), two()
-    found = synergistic_maps(network, inputs, 1, SynergisticOptions(marker, 2.0, "joint", repeats, chunk=4))
+    network, inputs, healthy = Sum(0.7), two(), two(1)
+    options = SynergisticOptions(marker, 2.0, "joint", repeats, chunk=4)  # type: ignore[arg-type]
+    found = synergistic_maps(network, inputs, 1, options, reference=healthy)
     with torch.no_grad():
         activations = {"a": network.a(inputs["a"])[0], "b": network.b(inputs["b"])[0]}
         clean = network(inputs)[0, 1]
+        start = network(healthy)[0, 1] if marker == "insert" else clean
         gains = []
         for k in range(6):
             changed = {}
@@ -88,11 +90,15 @@ def test_maps_by_hand(marker: str, repeats: str) -> None:
                 channel = activations[name][k % len(activations[name])][None]
                 mark = enlarge(scaled_maps(channel, x.shape[2:]), x.shape[2:])[None]
                 step = 2.0 * x.std(correction=0) if marker == "relative" else 2.0
-                changed[name] = x * mark if marker == "mask" else x + step * mark
-            gains.append(network(changed)[0, 1] - clean)
+                if marker == "insert":
+                    changed[name] = healthy[name] + mark * (x - healthy[name])
+                else:
+                    changed[name] = x * mark if marker == "mask" else x + step * mark
+            gains.append(network(changed)[0, 1] - start)
         weights = torch.stack(gains).softmax(0)
         own = {"a": weights, "b": weights[:3] if repeats == "first" else weights[:3] + weights[3:]}
     assert found.score == pytest.approx(float(clean), abs=1e-5)
+    assert found.start == pytest.approx(float(start), abs=1e-5)
     assert torch.allclose(found.increments, torch.stack(gains), atol=1e-5)
     for name in inputs:
         assert torch.allclose(found.weights[name], own[name], atol=1e-5)
@@ -228,6 +234,19 @@ def test_shares_add_up_and_follow_the_weights() -> None:
     assert np.allclose(evidence_share(network, inputs, 1, baseline).values, 0, atol=1e-6)  # it is its own mean
 
 
+def test_the_reference_itself_gains_nothing() -> None:
+    """Inserted into itself nothing changes; the whole subject is what the gains lead to."""
+    network, inputs = Sum(0.7), two()
+    found = synergistic_maps(network, inputs, 1, SynergisticOptions("insert"), reference=inputs)
+    assert found.start == pytest.approx(found.score, abs=1e-6)
+    assert torch.allclose(found.increments, torch.zeros(6), atol=1e-5)
+    zeros = synergistic_maps(network, inputs, 1, SynergisticOptions("insert"))
+    assert torch.allclose(
+        zeros.increments, synergistic_maps(network, inputs, 1, SynergisticOptions("mask")).increments
+        + zeros.score - zeros.start, atol=1e-5,
+    )  # fmt: skip
+
+
 def test_errors() -> None:
     network, inputs = Sum(), two()
     with pytest.raises(ExplainError, match="one subject"):
@@ -236,5 +255,7 @@ def test_errors() -> None:
         synergistic_maps(network, inputs, 7)
     with pytest.raises(ExplainError, match="layers are named"):
         synergistic_maps(network, inputs, 1, calls={"a": "a#0"})
+    with pytest.raises(ExplainError, match="reference has no b"):
+        synergistic_maps(network, inputs, 1, SynergisticOptions("insert"), reference={"a": inputs["a"]})
     with pytest.raises(ValueError, match="marker is one of"):
         SynergisticOptions("blur")  # type: ignore[arg-type]

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from medxai.networks.dfc_pyramid import RATES, TARGET_LAYER, DfcPyramid, SlicePair2d, partners, window_means
+from medxai.networks.dfc_pyramid import RATES, TARGET_LAYER, DfcPyramid, MaxPool, SlicePair2d, partners, window_means
 
 
 def _grids(network: DfcPyramid, size: tuple[int, int, int]) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
@@ -85,3 +86,13 @@ def test_it_counts_what_its_widths_say() -> None:
     network = DfcPyramid()
     assert sum(p.numel() for p in network.parameters()) == encoders + 4 * pair + reductions + last
     assert network.get_submodule(TARGET_LAYER).conv2.out_channels == 64
+
+
+@pytest.mark.parametrize(("pool", "shape"), [(nn.MaxPool2d, (5, 3, 7, 4)), (nn.MaxPool3d, (2, 3, 7, 4, 5))])
+def test_pools_by_shifts(pool: type[nn.Module], shape: tuple[int, ...]) -> None:
+    """Evaluation gives the same bits as training and as PyTorch's pool."""
+    torch.manual_seed(0)
+    data, ours = torch.randn(shape) - 3, MaxPool(len(shape) - 2)
+    wanted = pool(3, stride=1, padding=1)(data)
+    assert torch.equal(ours.train()(data), wanted)
+    assert torch.equal(ours.eval()(data), wanted)

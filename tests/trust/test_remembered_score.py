@@ -1,15 +1,11 @@
-"""A set is asked once, also over an interruption, and pools by shifts give the same bits."""
+"""A set is asked once, also over an interruption."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from medxai.networks.hierarchical_fusion import HierarchicalFusion
 from medxai.trust.network_ablation import NetworkAblation
-from medxai.trust.quick_network import ShiftedMaxPool, quick_copy
 from medxai.trust.remembered_score import Remembered
 
 SETS = [np.arange(11) == place for place in (2, 0, 2, 9, 5)]
@@ -70,22 +66,3 @@ def test_what_is_said_beforehand_is_all_that_is_asked(modes):
     ablation.shapley()
     assert ablation.asked == len(known)
     assert {np.packbits(removed).tobytes() for removed in plan} == set(ablation._rows)
-
-
-@pytest.mark.parametrize(("pool", "shape"), [(nn.MaxPool2d, (5, 3, 7, 4)), (nn.MaxPool3d, (2, 3, 7, 4, 5))])
-def test_pools_by_shifts(pool, shape):
-    torch.manual_seed(0)
-    data = torch.randn(shape) - 3
-    assert torch.equal(ShiftedMaxPool(len(shape) - 2)(data), pool(3, stride=1, padding=1)(data))
-
-
-def test_a_quick_copy_answers_bit_for_bit():
-    torch.manual_seed(0)
-    network = HierarchicalFusion(2, channels=8, width=16, depth=1, heads=2, strides=(1, 2, 1)).eval()
-    copied = quick_copy(network)
-    inputs = {"alff": torch.randn(3, 1, 6, 8, 7), "dfc": torch.randn(3, 1, 13, 13, 9),
-              "sfc": torch.randn(3, 1, 13, 13, 1), "fa": torch.randn(3, 1, 11, 11, 1)}  # fmt: skip
-    with torch.inference_mode():
-        assert torch.equal(network(inputs), copied(inputs))
-    assert sum(isinstance(module, ShiftedMaxPool) for module in copied.modules()) == 9  # of a stride of 1
-    assert not any(isinstance(module, ShiftedMaxPool) for module in network.modules())

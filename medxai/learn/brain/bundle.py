@@ -16,14 +16,16 @@ import numpy as np
 from medxai.errors import SettingsError
 from medxai.files import write_bytes, write_text
 from medxai.learn.brain.comparison import build, cohort, folder, result, score
-from medxai.learn.brain.planted import mean_embeddings
+from medxai.learn.brain.planted import KINDS, mean_controls, mean_embeddings
 from medxai.learn.brain.settings import BrainSettings
 from medxai.learn.licence import APACHE
 from medxai.learn.metrics import auroc, bootstrap
 from medxai.learn.train import check_and_allow
 
 Say = Callable[[str], None]
-NAME, VERSION = "brain_fusion", "1.0.0"
+NAME, VERSION = "brain_fusion", "2.0.0"
+#: Kind of map that it makes.
+KIND = "inserted"
 LABELS = ("control", "patient")
 CAUTION = (
     "Trained on simulated subjects with planted effects: "
@@ -87,7 +89,7 @@ def store(settings: BrainSettings, out: Path, say: Say) -> list[str]:
             "fa_regions": list(first.fa_regions),
             "encoder": settings.maps.encoder,
             "pyramid": settings.maps.pyramid,
-            "marker": "relative",
+            **KINDS[KIND],
             "gamma": settings.maps.gamma,
             "licence": "Apache-2.0",
             "caution": CAUTION,
@@ -101,6 +103,8 @@ def store(settings: BrainSettings, out: Path, say: Say) -> list[str]:
     drawn.scaling.write(path / "models" / "scaling.safetensors")
     baseline = {name: value.contiguous() for name, value in mean_embeddings(network, drawn).items()}
     write_bytes(path / "models" / "baseline.safetensors", save(baseline))
+    healthy = {name: value.contiguous() for name, value in mean_controls(network, drawn).items()}
+    write_bytes(path / "models" / "reference.safetensors", save(healthy))
     write_text(path / "docs" / "README.md", card(settings, figures, made, str(interval), len(labels)))
     write_text(path / "LICENSE", APACHE)
     say(f"{path}: AUROC {interval}")
@@ -110,7 +114,7 @@ def store(settings: BrainSettings, out: Path, say: Say) -> list[str]:
 def card(settings: BrainSettings, figures: dict[str, float], made: dict[str, Any], interval: str, n: int) -> str:
     """The model card."""
     options = settings.network
-    places = made["maps"]["places"]["added"]
+    places = made["maps"]["places"][KIND]
     shares = ", ".join(f"{name.upper()} {share:.2f}" for name, share in made["maps"]["shares"].items())
     hits = "; ".join(f"{name.upper()} {row['hits']:.2f} (near {row['near']:.2f})" for name, row in places.items())
     return f"""# brain_fusion {VERSION}

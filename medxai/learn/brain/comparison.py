@@ -90,7 +90,7 @@ def cohort(settings: BrainSettings, seed: int) -> Cohort:
     place = (index - options.test * seed) % len(carriers)
     parts = np.where(place < options.test, "test", np.where(place == options.test, "validation", "train"))
     rows = {part: np.flatnonzero(parts == part) for part in ("train", "validation", "test")}
-    scaling = Scaling.fit([subjects[i].features for i in rows["train"]])
+    scaling = Scaling.fit([subjects[i].features for i in rows["train"]], by=settings.cohort.scaling)
     return Cohort(subjects, planted, scaling, rows)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from medxai.explain.synergistic import SynergisticMaps
     from medxai.learn.brain.comparison import Cohort
+    from medxai.learn.brain.train import Cases
     from medxai.networks.hierarchical_fusion import HierarchicalFusion
 
 Say = Callable[[str], None]
@@ -25,22 +26,40 @@ Say = Callable[[str], None]
 PLANTED = ("alff", "dfc", "sfc")
 
 
-#: Kinds of map that are compared: markers added to all inputs, or all inputs masked.
+#: Kinds of map that are compared: markers added to all inputs, channels of the last layer (published), the same of a
+#: finer layer, and what channels of that layer cover of the patient inserted into the mean control.
 KINDS: dict[str, dict[str, Any]] = {
+    "published": {"marker": "relative"},
     "added": {"marker": "relative"},
-    "masked": {"marker": "mask"},
+    "inserted": {"marker": "insert", "weights": "single"},
 }
 
 
 def explain(
-    network: HierarchicalFusion, inputs: dict[str, torch.Tensor], target: int, settings: MapSettings, kind: str
+    network: HierarchicalFusion,
+    inputs: dict[str, torch.Tensor],
+    target: int,
+    settings: MapSettings,
+    kind: str,
+    reference: dict[str, torch.Tensor],
 ) -> SynergisticMaps:
-    """Synergistic maps of one subject with the layers of the settings; `kind` is one of `KINDS`."""
+    """Synergistic maps of one subject with the layers of the settings.
+
+    Args:
+        network: trained.
+        inputs: ``[1, 1, ...]`` by modality.
+        target: class.
+        settings: layers and strength.
+        kind: one of `KINDS`.
+        reference: what channels are inserted into, see `mean_controls`.
+    """
     from medxai.explain.synergistic import SynergisticOptions, synergistic_maps
+    from medxai.networks.resnet10_3d import TARGET_LAYER
 
     options = SynergisticOptions(gamma=settings.gamma, chunk=settings.chunk, **KINDS[kind])
-    calls = network.target_calls(tuple(inputs), settings.encoder, settings.pyramid)
-    return synergistic_maps(network, inputs, target, options, calls)
+    encoder = TARGET_LAYER if kind == "published" else settings.encoder
+    calls = network.target_calls(tuple(inputs), encoder, settings.pyramid)
+    return synergistic_maps(network, inputs, target, options, calls, reference)
 
 
 def measure(
@@ -65,13 +84,15 @@ def measure(
     }
     shares: list[list[float]] = []
     synergy: list[npt.NDArray[np.float64]] = []
-    unseen = mean_embeddings(network, drawn)
+    unseen, healthy = mean_embeddings(network, drawn), mean_controls(network, drawn)
     for number, index in enumerate(patients):
         subject = drawn.subjects[index]
         inputs, _ = drawn.scaling.inputs([subject.features])
         inputs = {name: array for name, array in inputs.items() if name in network.modalities}
         for kind in KINDS:
-            found = explain(network, inputs, 1, settings, kind)
+            if kind == "published" and number >= settings.published:
+                continue
+            found = explain(network, inputs, 1, settings, kind, healthy)
             maps = {name: _readable(name, value.numpy()) for name, value in found.maps.items()}
             for name, group in groups[kind].items():
                 group.add(maps[name])
@@ -107,12 +128,17 @@ def measure(
     }
 
 
+def mean_controls(network: HierarchicalFusion, drawn: Cohort) -> dict[str, torch.Tensor]:
+    """Mean input ``[1, 1, ...]`` by modality of the controls that were learnt from, as the network sees it."""
+    healthy = _controls(drawn)
+    return {name: healthy.inputs[name].mean(0, keepdim=True) for name in network.modalities}
+
+
 def mean_embeddings(network: HierarchicalFusion, drawn: Cohort) -> dict[str, torch.Tensor]:
     """Mean embedding of the controls that were learnt from: what stands for not seeing a modality."""
     import torch
 
-    cases = drawn.cases("train")
-    healthy = cases.some(np.flatnonzero(cases.labels.numpy() == 0).tolist())
+    healthy = _controls(drawn)
     total: dict[str, torch.Tensor] = {}
     with torch.inference_mode():
         for start in range(0, len(healthy), 16):
@@ -121,6 +147,11 @@ def mean_embeddings(network: HierarchicalFusion, drawn: Cohort) -> dict[str, tor
             for name, value in network.embed(inputs).items():
                 total[name] = total.get(name, torch.zeros(())) + value.sum(0, keepdim=True)
     return {name: value / len(healthy) for name, value in total.items()}
+
+
+def _controls(drawn: Cohort) -> Cases:
+    cases = drawn.cases("train")
+    return cases.some(np.flatnonzero(cases.labels.numpy() == 0).tolist())
 
 
 def _readable(name: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

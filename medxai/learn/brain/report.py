@@ -28,7 +28,11 @@ TITLES = {
     "shuffled": "trained on shuffled labels",
 }
 FIGURES = ("auroc", "accuracy", "sensitivity", "specificity", "f1")
-KINDS = {"added": "markers added (published)", "masked": "inputs masked"}
+KINDS = {
+    "published": "markers of the last layer (published)",
+    "added": "markers of a finer layer",
+    "inserted": "inserted into the mean control",
+}
 
 
 def collect(settings: BrainSettings) -> dict[str, list[dict[str, Any]]]:

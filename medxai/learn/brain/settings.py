@@ -31,6 +31,7 @@ class CohortSettings(_Frozen):
         synthetic: number of synthetic carriers.
         test: carriers whose subjects are tested, other ones for every seed; one more chooses the epoch.
         seed: of the subjects.
+        scaling: of the features, by ``element`` or by ``array``; see `medxai.prepare.brain.scaling.Scaling.fit`.
     """
 
     carriers: Path | None = None
@@ -38,6 +39,7 @@ class CohortSettings(_Frozen):
     synthetic: Annotated[int, Field(ge=4)] = 7
     test: PositiveInt = 2
     seed: int = 0
+    scaling: Literal["element", "array"] = "array"
 
 
 class NetworkSettings(_Frozen):
@@ -47,7 +49,7 @@ class NetworkSettings(_Frozen):
     width: PositiveInt = 64
     depth: PositiveInt = 2
     heads: PositiveInt = 4
-    strides: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 2, 1)
+    strides: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 1, 2)
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
 
@@ -59,7 +61,7 @@ class TrainingSettings(_Frozen):
     rate: PositiveFloat = 1e-3
     decay: Annotated[float, Field(ge=0)] = 1e-4
     patience: PositiveInt = 4
-    missing: Probability = 0.1
+    missing: Probability = 0.25
     noise: Annotated[float, Field(ge=0)] = 0.3
 
 
@@ -68,20 +70,20 @@ class MapSettings(_Frozen):
 
     Attributes:
         gamma: strength of added markers in standard deviations of the input.
-        encoder: layer of the ResNet whose channels mark; a finer one than the published has cells small enough to point
-            at a block of regions.
-        pyramid: layer of the pyramid; published ``encoders.4`` has one time step.
+        encoder: layer of the ResNet whose channels are inserted; a finer one than the published has cells small enough
+            to point at a block of regions.
+        pyramid: layer of the pyramid, of all maps; published ``encoders.4`` has one time step.
         chunk: inputs that exist at once.
         subjects: patients explained for each seed.
-        removals: random sets of regions that the removal of a functional network is compared with.
+        published: those of them who also get the published map, which takes an encoding for each of 512 channels.
     """
 
     gamma: PositiveFloat = 1.0
-    encoder: str = "layer4"
+    encoder: str = "layer2"
     pyramid: str = "encoders.0"
     chunk: PositiveInt = 16
     subjects: PositiveInt = 20
-    removals: Annotated[int, Field(ge=200)] = 200
+    published: PositiveInt = 6
 
 
 class BrainSettings(_Frozen):

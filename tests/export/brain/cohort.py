@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medxai.brain_cohort import Held
 from medxai.explain.brain_evidence import BrainEvidence, brain_evidence
 from medxai.networks.hierarchical_fusion import HierarchicalFusion
 from medxai.predict.bundle import AllowList, bundle_sha256
-from medxai.predict.fusion_bundle import load_fusion
+from medxai.predict.fusion_bundle import FusionBundle, load_fusion
 from medxai.prepare.brain.derivatives import Computed, write_dataset, write_subject
 from medxai.prepare.brain.image import Image, write_image
 from medxai.prepare.brain.onto import resampled
@@ -77,14 +76,17 @@ def write_bundle(folder: Path, cohort: Sequence[Simulated], name: str = "untrain
     Scaling.fit([case.features for case in cohort]).write(path / "models" / "scaling.safetensors")
     mean = {name: network.absent[name].detach()[None].contiguous() for name in network.modalities}
     save_file(mean, path / "models" / "baseline.safetensors")
+    inputs, _ = Scaling.read(path / "models" / "scaling.safetensors").inputs([case.features for case in cohort])
+    healthy = {name: array.mean(0, keepdim=True) for name, array in inputs.items()}
+    save_file(healthy, path / "models" / "reference.safetensors")
     allow = folder / "allow.json"
     allow.write_text(json.dumps({name: [bundle_sha256(path)]}))
     return path, allow
 
 
-def load(path: Path, allow: Path) -> Held:
+def load(path: Path, allow: Path) -> FusionBundle:
     """The bundle, its network in memory."""
-    return Held(load_fusion(path, AllowList.read(allow)))
+    return load_fusion(path, AllowList.read(allow))
 
 
 def write_cohort(
@@ -135,7 +137,7 @@ def write_atlas(folder: Path, features: SubjectFeatures) -> tuple[Path, Path]:
     return image, table
 
 
-def planted_evidence(features: SubjectFeatures, model: Held, node: int = 31, other: int = 33) -> BrainEvidence:
+def planted_evidence(features: SubjectFeatures, model: FusionBundle, node: int = 31, other: int = 33) -> BrainEvidence:
     """Evidence whose maps are faint but for a known voxel block, one edge and its nodes, and two windows."""
     found = brain_evidence(model, features)
     maps = {name: np.full_like(values, 0.01) for name, values in found.maps.items()}

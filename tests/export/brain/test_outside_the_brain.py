@@ -65,7 +65,7 @@ def test_evidence_ends_where_alff_was_computed(case):
     batch, _ = model.scaling().inputs([features])
     inputs = {name: batch[name] for name in network.modalities}
     calls = network.target_calls(tuple(inputs), **model.layers)
-    raw = synergistic_maps(network, inputs, model.positive, SynergisticOptions(marker=model.marker, gamma=model.gamma),
+    raw = synergistic_maps(network, inputs, model.positive, SynergisticOptions(**model.marking),
                            calls).maps["alff"].numpy()  # fmt: skip
     assert raw[~brain].sum() > 0.1 * raw.sum()
     assert not found.maps["alff"][~brain].any()

@@ -17,9 +17,10 @@ def test_effects_are_where_the_truth_says_and_nowhere_else() -> None:
     cohort = simulate(carriers, 12, 5, PLANTED)
     without = simulate(carriers, 12, 5, Planted(expressed=1.0, size=(0.0, 0.0, 0.0)))
     truth = PLANTED.truth(len(carriers[0].regions))
+    assert all(case.features.alff[truth["alff"]].all() for case in without)  # the cube lies within the brain
     for case, plain in zip(cohort, without, strict=True):
         assert case.shown == (("alff", "sfc", "dfc") if case.label else ())
-        for name, size in {"alff": 3.0, "sfc": 0.8, "dfc": 1.2, "fa": 0.0}.items():
+        for name, size in zip(("alff", "sfc", "dfc", "fa"), (*PLANTED.size, 0.0), strict=True):
             gain = getattr(case.features, name) - getattr(plain.features, name)
             expected = size * truth[name] * case.label
             np.testing.assert_allclose(gain, expected, atol=1e-5)

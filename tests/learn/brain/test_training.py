@@ -159,7 +159,8 @@ def test_nobody_is_in_two_parts_and_seeds_test_other_carriers(tmp_path: Path) ->
         assert sum(len(rows) for rows in drawn.rows.values()) == len(drawn.subjects)
         tested.append(carriers["test"])
         train = [drawn.subjects[i].features for i in drawn.rows["train"]]
-        np.testing.assert_array_equal(drawn.scaling.mean["sfc"], Scaling.fit(train).mean["sfc"])
+        expected = Scaling.fit(train, by="array").mean["sfc"]
+        np.testing.assert_array_equal(drawn.scaling.mean["sfc"], expected)
     assert not tested[0] & tested[1]
     with pytest.raises(SettingsError, match="4 carriers are too few"):
         cohort(load_brain(config(tmp_path, cohort={"synthetic": 4})), 0)
@@ -178,7 +179,9 @@ def test_the_whole_command(tmp_path: Path) -> None:
     page = (tmp_path / "docs" / "brain_fusion_results.md").read_text()
     found = json.loads((tmp_path / "docs" / "evidence" / "brain_fusion.json").read_text())
     assert f"{found['arms']['shuffled']['auroc']['mean']:.3f}" in page
-    assert set(found["maps"]["full"]["added"]) <= {"alff", "dfc", "sfc"}
+    assert set(found["maps"]["full"]) == {"published", "added", "inserted"}
+    for rows in found["maps"]["full"].values():
+        assert set(rows) <= {"alff", "dfc", "sfc"}
     assert (tmp_path / "docs" / "images" / "brain_fusion_maps.png").stat().st_size > 10_000
     folder = tmp_path / "bundles" / "brain_fusion"
     assert verify_bundle(folder) == []
@@ -194,6 +197,11 @@ def test_the_whole_command(tmp_path: Path) -> None:
     assert logits.shape == (1, 2)
     assert inspect_bundle(folder)["shapes"]["sfc"] == [50, 50]
     assert set(bundle.baseline()) == {"alff", "dfc", "sfc", "fa"}
+    healthy = bundle.reference()
+    assert {name: tuple(array.shape) for name, array in healthy.items()} == {
+        name: tuple(array.shape) for name, array in batch.items()
+    }
+    assert bundle.marking == {"marker": "insert", "gamma": 1.0, "weights": "single"}
     with pytest.raises(BundleError, match="medxai brain explain"):
         load_bundle(folder, AllowList.of(folder))
     with pytest.raises(BundleError, match="not one of brain features"):
