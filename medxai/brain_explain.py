@@ -214,6 +214,7 @@ def _outputs(run: Run, subject: str, group: Group) -> str:
         notes += write_objects(
             view, study, transform, folder, created=_created(study), top=settings.top_regions,
             series_number=settings.series_number, parameters=parameters, layer=layer,
+            send_withheld=settings.send_withheld,
         )[1]  # fmt: skip
     elif transform is not None and features.alff is not None and features.affine is not None:
         shape, affine = own_grid(features.alff.shape, features.affine, transform)

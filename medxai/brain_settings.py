@@ -54,6 +54,7 @@ class ExplainSettings(CohortSettings):
         top_regions: of each map that become segments and groups of the report.
         chunk: marked inputs that exist at once.
         series_number: of the first DICOM object; the others follow.
+        send_withheld: write maps as objects although their modality hardly speaks for the class.
     """
 
     atlas: AtlasOptions | None = None
@@ -63,6 +64,7 @@ class ExplainSettings(CohortSettings):
     top_regions: PositiveInt = 5
     chunk: PositiveInt = 16
     series_number: Annotated[int, Field(ge=1, le=2_000_000_000)] = 9100
+    send_withheld: bool = False
 
 
 class AblateSettings(CohortSettings):

@@ -49,6 +49,9 @@ def explain(
         typer.Option(help="ITK rigid or affine, features' images to the patient (or sub-XX.* in a folder)."),
     ] = None,
     percent: Annotated[float | None, typer.Option(help="Share of the edges that are shown [2].")] = None,
+    send_withheld: Annotated[
+        bool, typer.Option("--send-withheld", help="Write maps of modalities that hardly speak for the class too.")
+    ] = False,
     group: Groups = None,
     allow: Allow = None,
     seed: Seed = None,
@@ -65,6 +68,7 @@ def explain(
     quiet_libraries()
     changes = _common(features, bundle, out, subject, group, allow, seed)
     changes |= {k: v for k, v in {"series": series, "transform": transform, "percent": percent}.items() if v}
+    changes |= {"send_withheld": True} if send_withheld else {}
     if atlas is not None or labels is not None:
         changes["atlas"] = {k: v for k, v in {"image": atlas, "table": labels}.items() if v is not None}
     settings = load_brain_settings(ExplainSettings, config, changes, "brain explain")

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 MATRICES = ("sfc", "dfc", "fa")
 #: Correlation of a map with that of another order of the nodes, below which a sentence says that the order matters.
 LEAST_AGREEMENT = 0.5
+#: Shapley value of a modality in logits below which its map says nothing for the class: odds changed by less than 1.65.
+#: Networks trained on shuffled labels stay below it (docs/brain_fusion_results.md).
+LEAST_EVIDENCE = 0.5
 #: Share of the ALFF map outside the brain above which a sentence says so.
 MOST_OUTSIDE = 0.1
 Array = npt.NDArray[np.float32]
@@ -90,6 +93,11 @@ class BrainEvidence:
     def probability(self) -> float:
         """Of the explained class."""
         return self.probabilities[self.positive]
+
+    @property
+    def unsupported(self) -> tuple[str, ...]:
+        """Modalities that hardly speak for the class, or against it: their maps are no evidence and are withheld."""
+        return tuple(name for name in self.maps if self.values.get(name, 0.0) < LEAST_EVIDENCE)
 
     @property
     def unordered(self) -> tuple[str, ...]:
@@ -242,7 +250,13 @@ def sentences(found: BrainEvidence) -> tuple[str, ...]:
     if found.missing:
         listed = ", ".join(name.upper() for name in found.missing)
         said.append(f"MISSING: {listed}. The network stood in for it with a learned embedding; it has no map.")
+    for name in found.unsupported:
+        label, moved = found.labels[found.positive], found.values.get(name, 0.0)
+        words = f"{name.upper()} moves the logit of {label} by {moved:+.2f}, less than {LEAST_EVIDENCE:g}."
+        said.append(f"The {name.upper()} map is no evidence: {words}")
     for name in found.unordered:
+        if name in found.unsupported:
+            continue
         said.append(
             f"The {name.upper()} map depends on the order of the nodes in the atlas (correlation with the map of "
             f"shuffled nodes {found.order[name]:.2f}): read its share and the ablation of networks, not its edges."

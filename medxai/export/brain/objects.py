@@ -20,7 +20,7 @@ from medxai.study import Affine, Study
 
 def write_objects(
     view: SubjectView, study: Study, transform: Affine | None, folder: Path, *, created: str, top: int,
-    series_number: int, parameters: Mapping[str, Any], layer: str,
+    series_number: int, parameters: Mapping[str, Any], layer: str, send_withheld: bool = False,
 ) -> tuple[list[Path], list[str]]:  # fmt: skip
     """Write what can be placed, and the report in any case.
 
@@ -34,6 +34,7 @@ def write_objects(
         series_number: of the first object.
         parameters: of the map.
         layer: whose activations it is of.
+        send_withheld: also maps of modalities that hardly speak for the class.
 
     Returns:
         Paths, and what was not written with the reason.
@@ -52,7 +53,11 @@ def write_objects(
     placed = on_series(view, study, transform, created, parameters, layer, place=place)
     result, explanation, options = placed.result, placed.explanation, ExportOptions(formats=("parametric_map",))
     paths: list[Path] = []
-    shown = bool(explanation.map.any())
+    hidden = () if send_withheld else view.evidence.unsupported
+    shown = bool(explanation.map.any()) and "alff" not in hidden
+    if hidden:
+        listed = ", ".join(name.upper() for name in hidden)
+        notes.append(f"Withheld, since they are no evidence: the map of {listed}, and its regions.")
     made = None
     try:
         if shown:
@@ -61,9 +66,9 @@ def write_objects(
             grid = (int(explanation.map.shape[0]), int(explanation.map.shape[1]), int(explanation.map.shape[2]))
             nifti = write_subject_space(view, grid, study.volume.affine, transform, folder)
             paths += [nifti] if nifti is not None else []
-        elif place:
+        elif place and "alff" not in hidden:
             notes.append("No parametric map: the ALFF map is missing or zero on the series.")
-        found = region_segmentation.build(view, placed, top, series_number + 1) if place else None
+        found = region_segmentation.build(view, placed, top, series_number + 1, hidden) if place else None
         if found is not None:
             made = found[0]
         elif shown:
@@ -71,7 +76,7 @@ def write_objects(
             made = segmentation.build(result, explanation, placed_sources(result), options, series_number + 1)
         if made is not None:
             paths.append(write_dicom(folder / "segmentation.dcm", made))
-        text = report.build(view, placed, top, series_number + 2, made)
+        text = report.build(view, placed, top, series_number + 2, made, hidden)
         paths.append(write_dicom(folder / "structured_report.dcm", text))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         # Their text may quote header values, so only the kind is named.

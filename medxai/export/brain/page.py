@@ -150,6 +150,7 @@ def _regions(view: SubjectView) -> list[Mapping[str, Any]]:
             "value": f"{item.value:.3g}", "relative": f"{item.relative:.2f}",
         }
         for name, ranked in view.ranked().items()
+        if name not in view.evidence.unsupported
         for item in ranked[:_ROWS]
     ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,14 +41,20 @@ class TopRegion:
     words: str
 
 
-def top_regions(view: SubjectView, count: int) -> tuple[TopRegion, ...]:
-    """The first `count` regions of each map over the functional atlas, each region once, the strongest first."""
+def top_regions(view: SubjectView, count: int, hidden: Sequence[str] = ()) -> tuple[TopRegion, ...]:
+    """The first `count` regions of each map over the functional atlas, each region once, the strongest first.
+
+    Args:
+        view: the subject.
+        count: of each map.
+        hidden: modalities whose maps do not count.
+    """
     places: dict[str, list[str]] = {}
     best: dict[str, float] = {}
     index = {name: number for number, name in enumerate(view.features.regions)}
     networks = dict(zip(view.features.regions, view.networks("sfc"), strict=True))
     for modality, ranked in view.ranked().items():
-        for item in ranked[:count]:
+        for item in () if modality in hidden else ranked[:count]:
             if item.region not in index:
                 continue
             places.setdefault(item.region, []).append(f"{modality.upper()} rank {item.rank} ({item.relative:.2f})")
@@ -57,7 +64,7 @@ def top_regions(view: SubjectView, count: int) -> tuple[TopRegion, ...]:
 
 
 def build(
-    view: SubjectView, placed: OnSeries, count: int, series_number: int
+    view: SubjectView, placed: OnSeries, count: int, series_number: int, hidden: Sequence[str] = ()
 ) -> tuple[Segmentation, tuple[TopRegion, ...]] | None:
     """Return the object (PS3.3 A.51) and its segments' regions; None where no region has a voxel on the series.
 
@@ -70,7 +77,7 @@ def build(
 
     if placed.labels is None:
         return None
-    regions = tuple(r for r in top_regions(view, count) if (placed.labels == r.index + 1).any())
+    regions = tuple(r for r in top_regions(view, count, hidden) if (placed.labels == r.index + 1).any())
     if not regions:
         return None
     result, explanation = placed.result, placed.explanation

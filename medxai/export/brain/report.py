@@ -58,8 +58,9 @@ def private_codes() -> dict[str, str]:
 
 
 def build(
-    view: SubjectView, placed: OnSeries, count: int, series_number: int, segmentation: Dataset | None = None
-) -> Comprehensive3DSR:
+    view: SubjectView, placed: OnSeries, count: int, series_number: int, segmentation: Dataset | None = None,
+    hidden: Sequence[str] = (),
+) -> Comprehensive3DSR:  # fmt: skip
     """Return the report: a group for the decision, and one for each of the first regions.
 
     Args:
@@ -68,9 +69,10 @@ def build(
         count: regions of each map.
         series_number: of the report.
         segmentation: that is named as evidence where there is one.
+        hidden: modalities whose maps do not count.
     """
     result, explanation = placed.result, placed.explanation
-    regions = top_regions(view, count)
+    regions = top_regions(view, count, hidden)
     groups: list[object] = [_decision(view, placed), *(_region(placed, item) for item in regions)]
     evidence = [*result.study.volume.source, *([segmentation] if segmentation is not None else [])]
     parts = ("regions", *(item.name for item in regions))

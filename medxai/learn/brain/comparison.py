@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ LOSSES = {
     "no_dynamic_static": (0.8, 0.1, 0.0),
 }
 #: Arms whose maps are measured.
-EXPLAINED = ("full", "shuffled")
+EXPLAINED: tuple[Literal["full"], Literal["shuffled"]] = ("full", "shuffled")
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +131,23 @@ def work(settings: BrainSettings, say: Say) -> None:
     """Do everything that nobody else does."""
     for seed in settings.seeds:
         for arm in settings.arms:
-            run(settings, arm, seed, say)
+            if run(settings, arm, seed, say) is not None and arm in EXPLAINED:
+                evidence(settings, arm, seed, say)
+
+
+def evidence(settings: BrainSettings, arm: Arm, seed: int, say: Say) -> dict[str, Any] | None:
+    """Evidence by effect of a trained arm, or what was found before; None while another process is at it."""
+
+    def do() -> dict[str, Any]:
+        from safetensors.torch import load_file
+
+        from medxai.learn.brain.planted import evidence_by_effect
+
+        network = build(settings, arm)
+        network.load_state_dict(load_file(folder(settings, arm, seed) / "model.safetensors"))
+        return {"evidence": evidence_by_effect(network.eval(), cohort(settings, seed))}
+
+    return piece(folder(settings, arm, seed) / "evidence", relevant(settings, arm), do, say)
 
 
 def run(settings: BrainSettings, arm: Arm, seed: int, say: Say) -> dict[str, Any] | None:

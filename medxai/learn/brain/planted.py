@@ -128,6 +128,42 @@ def measure(
     }
 
 
+def evidence_by_effect(network: HierarchicalFusion, drawn: Cohort) -> dict[str, dict[str, Any]]:
+    """Does a modality speak for the class in those test patients who show its effect, and in no others?
+
+    Returns:
+        By modality and ``with`` or ``without`` the effect: Shapley values in logits, mean and 5th and 95th percentile,
+        number, and the share whose map would be shown (`medxai.explain.brain_evidence.LEAST_EVIDENCE`).
+    """
+    from medxai.explain.brain_evidence import LEAST_EVIDENCE
+    from medxai.explain.evidence_share import evidence_share
+
+    unseen = mean_embeddings(network, drawn)
+    rows: dict[str, dict[str, list[float]]] = {name: {"with": [], "without": []} for name in network.modalities}
+    for index in drawn.rows["test"]:
+        subject = drawn.subjects[index]
+        if subject.label != 1:
+            continue
+        inputs, _ = drawn.scaling.inputs([subject.features])
+        found = evidence_share(network, {name: inputs[name] for name in network.modalities}, 1, unseen)
+        for name, value in zip(found.modalities, found.values.tolist(), strict=True):
+            rows[name]["with" if name in subject.shown else "without"].append(value)
+    return {
+        name: {
+            kind: {
+                "n": len(values),
+                "mean": float(np.mean(values)),
+                "low": float(np.percentile(values, 5)),
+                "high": float(np.percentile(values, 95)),
+                "shown": float(np.mean(np.array(values) >= LEAST_EVIDENCE)),
+            }
+            for kind, values in kinds.items()
+            if values
+        }
+        for name, kinds in rows.items()
+    }
+
+
 def mean_controls(network: HierarchicalFusion, drawn: Cohort) -> dict[str, torch.Tensor]:
     """Mean input ``[1, 1, ...]`` by modality of the controls that were learnt from, as the network sees it."""
     healthy = _controls(drawn)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from medxai.errors import SettingsError
 from medxai.files import atomic_path, write_text
-from medxai.learn.brain.comparison import EXPLAINED, cohort, folder, result
+from medxai.learn.brain.comparison import EXPLAINED, cohort, evidence, folder, result
 from medxai.learn.brain.settings import ARMS, BrainSettings
 from medxai.prepare.brain.subject import MODALITIES
 
@@ -81,10 +81,25 @@ def summary(settings: BrainSettings) -> dict[str, Any]:
         for arm in EXPLAINED
         if arm in found
     }
+    spoken = {str(arm): _evidence(settings, arm) for arm in EXPLAINED if arm in found}
     cpu = sum(float(r["cpu_seconds"]) for made in found.values() for r in made)
     stated = settings.model_dump(mode="json", exclude={"output"})
     stated["cohort"]["carriers"] = "HCP" if settings.cohort.carriers else None
-    return {"settings": stated, "arms": arms, "maps": maps, "shares": shares, "cpu_seconds": cpu}
+    return {"settings": stated, "arms": arms, "maps": maps, "shares": shares, "evidence": spoken, "cpu_seconds": cpu}
+
+
+def _evidence(settings: BrainSettings, arm: Literal["full", "shuffled"]) -> dict[str, dict[str, dict[str, float]]]:
+    """By modality and kind: evidence of all seeds together, weighted by patients."""
+    every = [made["evidence"] for seed in settings.seeds if (made := evidence(settings, arm, seed, lambda _: None))]
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name in MODALITIES:
+        for kind in ("with", "without"):
+            rows = [item[name][kind] for item in every if kind in item.get(name, {})]
+            if rows:
+                n = np.array([row["n"] for row in rows], float)
+                mean = {key: float((n * [row[key] for row in rows]).sum() / n.sum()) for key in ("mean", "shown")}
+                found.setdefault(name, {})[kind] = mean | {"n": int(n.sum())}
+    return found
 
 
 def write_report(settings: BrainSettings, out: Path, say: Say, mice: dict[str, Any] | None = None) -> list[Path]:
@@ -153,6 +168,8 @@ def page(figures: dict[str, Any]) -> str:
     for arm, shares in figures["shares"].items():
         lines.append(f"| {TITLES[arm]} | " + " | ".join(_stated(shares[name], 2) for name in MODALITIES) + " |")
     lines += ["", *_least(figures["shares"].get("full", {}))]
+    if any(figures.get("evidence", {}).values()):
+        lines += ["", *_spoken(figures["evidence"])]
     if "mice" in figures:
         lines += ["", *_mice(figures["mice"])]
     return "\n".join(lines).rstrip() + "\n"
@@ -231,6 +248,30 @@ def _least(shares: dict[str, dict[str, Any]]) -> list[str]:
     order = sorted(shares, key=lambda name: shares[name]["mean"])
     said = "as it should" if order[0] == "fa" else "and it is not structural connectivity, in which nothing was planted"
     return [f"{order[0].upper()} has the lowest share, {said}."]
+
+
+def _spoken(figures: dict[str, dict[str, dict[str, dict[str, float]]]]) -> list[str]:
+    """Which maps would be shown: those of modalities that speak for the class."""
+    from medxai.explain.brain_evidence import LEAST_EVIDENCE
+
+    lines = [
+        "## Which maps are shown",
+        "",
+        "A map of a network that learnt nothing points at whatever is unusual, and what was planted is unusual: hits",
+        "alone are no evidence. What a modality adds to the logit tells the two apart (exact Shapley value). A map is",
+        f"shown as evidence from {LEAST_EVIDENCE:g} on and withheld below. Test patients, all seeds.",
+        "",
+        "| network | modality | with its effect: n, mean logit, shown | without: n, mean logit, shown |",
+        "|---|---|---|---|",
+    ]
+    for arm, by in figures.items():
+        for name, kinds in by.items():
+            cells = [
+                f"{row['n']}, {row['mean']:+.2f}, {row['shown']:.0%}" if (row := kinds.get(kind)) else "-"
+                for kind in ("with", "without")
+            ]
+            lines.append(f"| {TITLES[arm]} | {name.upper()} | {' | '.join(cells)} |")
+    return lines
 
 
 def _mice(found: dict[str, Any]) -> list[str]:

@@ -147,7 +147,7 @@ def planted_evidence(features: SubjectFeatures, model: FusionBundle, node: int =
     for name in ("sfc", "fa"):
         maps[name][node, other] = maps[name][other, node] = 1.0
     maps["dfc"][node, other, 4:6] = maps["dfc"][other, node, 4:6] = 1.0
-    return replace(found, maps={name: maps[name] for name in MODALITIES})
+    return replace(found, maps={name: maps[name] for name in MODALITIES}, values=dict.fromkeys(MODALITIES, 2.0))
 
 
 def write_series(

@@ -86,11 +86,11 @@ def test_nifti_maps_lie_at_the_region(view, tmp_path):
         assert int(image.header["sform_code"]) == 1
 
 
-def placed(view: SubjectView, folder: Path, series: Path, transform=None) -> tuple[list[str], list[str]]:
+def placed(view: SubjectView, folder: Path, series: Path, transform=None, **more) -> tuple[list[str], list[str]]:
     study, _ = read_series(series, view.features.subject, ("x",))
     paths, notes = write_objects(
         view, study, transform, folder, created="2024-01-02T03:04:05", top=3, series_number=9100,
-        parameters={"gamma": 1.0}, layer="layer1",
+        parameters={"gamma": 1.0}, layer="layer1", **more,
     )  # fmt: skip
     return [path.name for path in paths], notes
 
@@ -119,6 +119,27 @@ def labels_at(view: SubjectView, mm: np.ndarray) -> set[int]:
     labels = cohort.atlas_labels(view.features)
     inside = ((index >= 0) & (index < np.array(labels.shape)[:, None])).all(0)
     return set(labels[tuple(index[:, inside])].tolist()) | (set() if inside.all() else {-1})
+
+
+def test_a_map_that_is_no_evidence_is_withheld(view, tmp_path):
+    """ALFF hardly moves the logit: no map and no region of it reaches the viewer, and the report says why."""
+    cohort.write_series(tmp_path / "mr")
+    values = {**view.evidence.values, "alff": 0.49}
+    doubted = replace(view, evidence=replace(view.evidence, values=values))
+    names, notes = placed(doubted, tmp_path, tmp_path / "mr")
+    assert names == ["segmentation.dcm", "structured_report.dcm"]
+    assert notes == ["Withheld, since they are no evidence: the map of ALFF, and its regions."]
+    segments = dcmread(tmp_path / "segmentation.dcm").SegmentSequence
+    assert {view.features.regions[n] for n in (NODE, OTHER)} <= {
+        str(item.SegmentLabel).removesuffix(" (explanation)") for item in segments
+    }
+    assert not any("ALFF rank" in str(item.get("SegmentDescription", "")) for item in segments)
+    report = (tmp_path / "structured_report.dcm").read_bytes()
+    assert b"The ALFF map is no evidence: ALFF moves the logit of patient by +0.49, less than 0.5." in report
+    (tmp_path / "all").mkdir()
+    names, notes = placed(doubted, tmp_path / "all", tmp_path / "mr", send_withheld=True)
+    assert "parametric_map.dcm" in names
+    assert notes == []
 
 
 def test_objects_lie_on_the_patient_of_an_oblique_series_and_are_valid(view, tmp_path):

@@ -113,7 +113,7 @@ def test_no_output_shows_evidence_outside_the_brain(case, tmp_path: Path, region
     cohort.write_series(tmp_path / "mr", (17, 30, 26))
     study, _ = read_series(tmp_path / "mr", features.subject, ("x",))
     write_objects(view, study, None, tmp_path, created="2024-01-02T03:04:05", top=12, series_number=9100,
-                  parameters={"gamma": 1.0}, layer="layer1")  # fmt: skip
+                  parameters={"gamma": 1.0}, layer="layer1", send_withheld=True)  # fmt: skip
     write_maps(view, tmp_path)
     for name in ("parametric_map.dcm", "segmentation.dcm"):
         mm = bright(tmp_path / name, 0.0)

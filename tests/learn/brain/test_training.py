@@ -175,7 +175,7 @@ def test_the_whole_command(tmp_path: Path) -> None:
     command = ["brain", "train", "-c", str(file), "--report", str(tmp_path / "docs"), "-o", str(tmp_path / "bundles")]
     first = CliRunner().invoke(app, command)
     assert first.exit_code == 0, first.output
-    assert first.output.count(": done") == 3
+    assert first.output.count(": done") == 5  # three networks, and evidence of the two that are explained
     page = (tmp_path / "docs" / "brain_fusion_results.md").read_text()
     found = json.loads((tmp_path / "docs" / "evidence" / "brain_fusion.json").read_text())
     assert f"{found['arms']['shuffled']['auroc']['mean']:.3f}" in page
