@@ -1,14 +1,16 @@
-"""Features of functional and diffusion MRI, their explanation and ablation as Prefect flows: done once, by subject."""
+"""Features of functional and diffusion MRI, their explanation and ablation, and training of fusion networks as flows."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from flows.environment import configure
 from medxai.brain_settings import AblateSettings, ExplainSettings, load_brain_settings
 from medxai.errors import MedxaiError
+from medxai.learn.brain.settings import Arm, BrainSettings, load_brain
 from medxai.prepare.brain.bids import Scans
 from medxai.prepare.brain.cohort import begin, finish, run_subject
 from medxai.prepare.brain.outcome import Outcome
@@ -110,6 +112,41 @@ def ablate_flow(settings: AblateSettings) -> Path:
     return whole()
 
 
+def train_flow(settings: BrainSettings) -> int:
+    """Train and measure every network of a comparison, a task each; `medxai brain train --report` writes the page.
+
+    Args:
+        settings: of the comparison; its output folder also holds Prefect's database unless the site has another.
+
+    Returns:
+        Number of the networks.
+
+    Raises:
+        MedxaiError: too few carriers, or the folder holds results of other settings.
+    """
+    configure(settings.output / ".medxai" / "prefect")
+    from prefect import flow, task
+    from prefect.cache_policies import NO_CACHE
+
+    from medxai.learn.brain.comparison import EXPLAINED, evidence, run
+
+    @task(name="brain-train", task_run_name="seed {seed} {arm}", persist_result=False, cache_policy=NO_CACHE)
+    def one(arm: Arm, seed: int) -> float:
+        """One network; returns its AUROC."""
+        while (found := run(settings, arm, seed, _say)) is None:
+            time.sleep(2)  # another process has it
+        if arm in EXPLAINED:
+            evidence(settings, arm, seed, _say)
+        return float(found["auroc"])
+
+    @flow(name="brain-train", log_prints=False)
+    def whole() -> list[float]:
+        """All networks in order."""
+        return [one(arm, seed) for seed in settings.seeds for arm in settings.arms]
+
+    return len(whole())
+
+
 def _say(line: str) -> None:
     print(line, flush=True)
 
@@ -119,10 +156,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.brain", description=__doc__)
     parser.add_argument("config", type=Path, help="YAML file, like configs/brain_features.yaml")
     parser.add_argument("--output", type=Path, help="override the output folder")
-    parser.add_argument("--do", choices=("features", "explain", "ablate"), default="features", help="[features]")
+    parser.add_argument(
+        "--do", choices=("features", "explain", "ablate", "train"), default="features", help="[features]"
+    )
     options = parser.parse_args(arguments)
     changes = {"output": options.output} if options.output else {}
     try:
+        if options.do == "train":
+            print(f"{train_flow(load_brain(options.config, changes))} networks")
+            return 0
         if options.do == "ablate":
             print(ablate_flow(load_brain_settings(AblateSettings, options.config, changes, "brain ablate")))
             return 0

@@ -88,3 +88,22 @@ def test_ablating_by_flow_and_by_command_resume_each_other(site, tmp_path: Path,
     assert hashes(out) == before
     assert main([str(config), "--do", "ablate"]) == 0
     assert "done before" in capfd.readouterr().out
+
+
+@pytest.mark.flow
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_training_by_flow_and_by_command_resume_each_other(tmp_path: Path, capfd) -> None:
+    config = written(
+        tmp_path / "train.yaml", output=str(tmp_path / "work"), cohort={"subjects": 28},
+        network={"channels": 8, "width": 16, "depth": 1, "heads": 2, "strides": [2, 2, 2]},
+        training={"epochs": 1, "batch_size": 8}, maps={"subjects": 1, "published": 1, "chunk": 32},
+        arms=["without_alff", "shuffled"], seeds=[0],
+    )  # fmt: skip
+    assert main([str(config), "--do", "train"]) == 0
+    said = capfd.readouterr().out
+    assert said.count(": done") == 3  # two networks and the evidence of the explained one
+    assert "2 networks" in said
+    done = command(capfd, "brain", "train", "--config", config)
+    assert done.code == 0
+    assert ": begins" not in done.out

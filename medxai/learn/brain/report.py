@@ -226,8 +226,14 @@ def _stated(row: dict[str, Any], digits: int = 3) -> str:
 
 def _control(row: dict[str, Any]) -> list[str]:
     away = abs(row["mean"] - 0.5)
-    said = "near chance, as it must be" if away < 0.1 else "away from chance: few test carriers, so that it swings"
-    return [f"Trained on shuffled labels the AUROC is {_stated(row)}: {said}.", ""]
+    said = "near chance, as it must be."
+    if away >= 0.1:
+        said = (
+            "it swings about chance by seed. Labels that say nothing still leave a network that answers to what is "
+            "unusual, one way or the other, and in all patients alike; its evidence is small (see below)."
+        )
+    each = ", ".join(f"{value:.2f}" for value in row["values"])
+    return [f"Trained on shuffled labels the AUROC is {_stated(row)}, by seed {each}: {said}", ""]
 
 
 def _verdict(kinds: dict[str, dict[str, dict[str, float]]]) -> list[str]:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from medxai.cli import app
 from medxai.errors import BundleError, MedxaiError, SettingsError
-from medxai.learn.brain.comparison import cohort
+from medxai.learn.brain.comparison import cohort, shuffled
 from medxai.learn.brain.settings import load_brain
 from medxai.learn.brain.train import Cases, FusionRecipe, fit_fusion, predict
 from medxai.networks.hierarchical_fusion import HierarchicalFusion
@@ -166,6 +166,16 @@ def test_nobody_is_in_two_parts_and_seeds_test_other_carriers(tmp_path: Path) ->
         cohort(load_brain(config(tmp_path, cohort={"synthetic": 4})), 0)
     with pytest.raises(SettingsError, match="arms"):
         load_brain(config(tmp_path, arms=["with_everything"]))
+
+
+def test_shuffled_labels_say_nothing_of_the_true_ones(tmp_path: Path) -> None:
+    drawn = cohort(load_brain(config(tmp_path, cohort={"subjects": 56})), 0)
+    labels = shuffled(drawn, 0)
+    for rows in drawn.rows.values():
+        for label in (0, 1):
+            mine = rows[drawn.labels[rows] == label]
+            assert labels[mine].mean() == 0.5
+    assert not np.array_equal(labels, shuffled(drawn, 1))
 
 
 @pytest.mark.slow
