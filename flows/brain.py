@@ -1,4 +1,4 @@
-"""Features of functional and diffusion MRI, their explanation and ablation, and training of fusion networks as flows."""
+"""Prefect flows for functional and diffusion MRI: features, explanation, ablation, training of fusion networks."""
 
 from __future__ import annotations
 
@@ -128,15 +128,13 @@ def train_flow(settings: BrainSettings) -> int:
     from prefect import flow, task
     from prefect.cache_policies import NO_CACHE
 
-    from medxai.learn.brain.comparison import EXPLAINED, evidence, run
+    from medxai.learn.brain.comparison import run
 
     @task(name="brain-train", task_run_name="seed {seed} {arm}", persist_result=False, cache_policy=NO_CACHE)
     def one(arm: Arm, seed: int) -> float:
         """One network; returns its AUROC."""
         while (found := run(settings, arm, seed, _say)) is None:
             time.sleep(2)  # another process has it
-        if arm in EXPLAINED:
-            evidence(settings, arm, seed, _say)
         return float(found["auroc"])
 
     @flow(name="brain-train", log_prints=False)

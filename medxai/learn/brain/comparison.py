@@ -127,14 +127,6 @@ def build(settings: BrainSettings, arm: Arm) -> HierarchicalFusion:
     return HierarchicalFusion(2, modalities(arm), **settings.network.model_dump())
 
 
-def work(settings: BrainSettings, say: Say) -> None:
-    """Do everything that nobody else does."""
-    for seed in settings.seeds:
-        for arm in settings.arms:
-            if run(settings, arm, seed, say) is not None and arm in EXPLAINED:
-                evidence(settings, arm, seed, say)
-
-
 def evidence(settings: BrainSettings, arm: Arm, seed: int, say: Say) -> dict[str, Any] | None:
     """Evidence by effect of a trained arm, or what was found before; None while another process is at it."""
 
@@ -152,7 +144,10 @@ def evidence(settings: BrainSettings, arm: Arm, seed: int, say: Say) -> dict[str
 
 def run(settings: BrainSettings, arm: Arm, seed: int, say: Say) -> dict[str, Any] | None:
     """Train and measure one arm, or return what was found before; None while another process is at it."""
-    return piece(folder(settings, arm, seed), relevant(settings, arm), lambda: _train(settings, arm, seed, say), say)
+    made = piece(folder(settings, arm, seed), relevant(settings, arm), lambda: _train(settings, arm, seed, say), say)
+    if made is not None and arm in EXPLAINED:
+        evidence(settings, arm, seed, say)
+    return made
 
 
 def _train(settings: BrainSettings, arm: Arm, seed: int, say: Say) -> dict[str, Any]:
