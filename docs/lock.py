@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAD = """# Exact set on which medxai is tested (Debian 12, Python 3.11, CPU); written by `make lock`.
 # torch carries no +cpu suffix, so that the plain wheel satisfies it too; GPU sites skip this file.
 """
-DEV = "# dev: network, video, train, prepared, deidentify, neuro and postgresql extras, test and lint tools\n"
+DEV = (
+    "# dev: network, video, train, prepared, deidentify, neuro, postgresql and pathology extras, test and lint tools\n"
+)
 #: torch's plain range would fetch CUDA builds of several gigabytes; the CPU set pins it.
 PINNED = ["torch==2.13.0", "setuptools>=77.0.3"]
 
@@ -46,6 +48,7 @@ def main() -> None:
         + extras["prepared"]
         + extras["deidentify"]
         + extras["neuro"]
+        + extras["pathology"]
     )
     everything = freeze([*core.values(), *wanted])
     lines = sorted(core.values(), key=str.lower)

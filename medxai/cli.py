@@ -16,6 +16,7 @@ from medxai.cli_listen import listen, outbox_app, pull, received
 from medxai.cli_progress import progress
 from medxai.cli_rows import print_rows
 from medxai.cli_search import search_app
+from medxai.cli_slide import slide_app
 from medxai.cli_train import train_app, validate_app
 from medxai.cli_trust import trust_app
 from medxai.errors import MedxaiError
@@ -33,6 +34,7 @@ app.add_typer(brain_app, name="brain")
 app.add_typer(trust_app, name="trust")
 app.add_typer(outbox_app, name="outbox")
 app.add_typer(search_app, name="search")
+app.add_typer(slide_app, name="slide")
 app.add_typer(train_app, name="train")
 app.add_typer(validate_app, name="validate")
 for command in (listen, pull, received):

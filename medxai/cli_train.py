@@ -139,10 +139,73 @@ def train_chest_ct(
     typer.echo(f"bundle {path}")
 
 
+@train_app.command("histo_tumour")
+def train_histo_tumour(
+    data: Data,
+    out: Target,
+    work: Work = Path(".training"),
+    folds: Annotated[int, typer.Option(min=2, help="Folds by whole patches.")] = 2,
+    report: Annotated[Path | None, typer.Option(help="Folder that receives histo_tumour.json, all figures.")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Tumour in tiles of stained tissue, CAMELYON and OCDC: folds with the place of maps, then the bundle on all."""
+    _shipped("histo_tumour", data, work, out, folds, threads)
+    if report is not None:
+        from medxai.learn.histo_tumour import write_evidence
+
+        typer.echo(f"figures {write_evidence(work, report)}")
+
+
 @train_app.command("phantom_ct")
 def train_phantom_ct(out: Target, work: Work = Path(".training"), threads: Threads = 1) -> None:
     """CT phantoms that are drawn while training; needs no data."""
     _shipped("phantom_ct", Path(), work, out, 5, threads)
+
+
+@train_app.command("dceac")
+def train_dceac(
+    config: Annotated[Path, typer.Option("--config", "-c", help="YAML file.")] = Path("configs/dceac.yaml"),
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--data",
+            "-d",
+            help="Repeatable: folder of tiles with labels.csv, of pictures with NAME_mask, or of pictures alone "
+            "[synthetic textures].",
+        ),
+    ] = None,
+    clusters: Annotated[int | None, typer.Option(min=2, help="How many [the file's]; no result of the method.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder of all that is trained [output of the file].")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder that receives page, figures and pictures.")] = None,
+    dry_run: Annotated[bool, typer.Option("--list", help="List the pieces and which are done, do nothing.")] = False,
+) -> None:
+    """Cluster histology tiles without labels (DCEAC), beside its ablations, colours alone and a supervised bound.
+
+    Labels name the clusters, on tiles that are not scored, and score others; without labels there are pictures alone.
+    Every piece is done once. Kill it at any time; the same command goes on from the last epoch.
+    """
+    from medxai.learn.clustering import comparison
+    from medxai.learn.clustering.settings import load_dceac
+    from medxai.session import quiet_libraries
+
+    quiet_libraries()
+    settings = load_dceac(config, {"output": work} if work else None)
+    if data:
+        settings = settings.of_folders(data)
+    if clusters is not None:
+        settings = settings.model_copy(update={"network": settings.network.model_copy(update={"clusters": clusters})})
+    if dry_run:
+        for seed in settings.seeds:
+            for arm in settings.arms:
+                typer.echo(f"{'done' if comparison.result(settings, arm, seed) else 'open':5} seed_{seed}/{arm}")
+        return
+    say = _teller()
+    tiles = comparison.work(settings, say)
+    if report is not None:
+        from medxai.learn.clustering.report import write_report
+
+        for path in write_report(settings, tiles, report, say):
+            typer.echo(f"  {path}")
 
 
 @validate_app.command("lung_us")

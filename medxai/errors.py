@@ -38,6 +38,12 @@ class IngestError(MedxaiError):
     code = "ingest"
 
 
+class TileError(IngestError):
+    """One tile of a whole slide is damaged; the others can still be read."""
+
+    code = "tile"
+
+
 class GeometryError(IngestError):
     """A series is not a regular grid in the patient: tilt, gaps, duplicates, mixed orientations."""
 
@@ -96,3 +102,9 @@ class TrustError(MedxaiError):
     """A map cannot be judged: no truth to compare with, no cases to learn thresholds from."""
 
     code = "trust"
+
+
+class CollapseError(MedxaiError):
+    """A clustering lost a cluster, or what its features say of the images, and was stopped."""
+
+    code = "collapse"

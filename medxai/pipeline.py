@@ -9,9 +9,9 @@ import shutil
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medxai import __version__
 from medxai.delivery import deliver, record_export
@@ -26,9 +26,16 @@ from medxai.session import Session
 from medxai.settings import RunSettings
 from medxai.study import Manifest, OutputFile, Result, SourceFiles, Study, TrustReport
 
+if TYPE_CHECKING:
+    from medxai.explain.study_map import ExplainOptions
+    from medxai.prepare.prepare import Prepared
+    from medxai.study import Explanation, Prediction
+
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
+#: Cells along a tile of a slide that the level its map is drawn on has at least a pixel for.
+CELLS = 8
 
 
 def find_studies(settings: RunSettings) -> Discovery:
@@ -127,8 +134,10 @@ def analyse(session: Session, source: SourceFiles, identity: JobIdentity, progre
         prepared=session.prepared,
         force=settings.force,
     )
-    prepared = prepare(study.volume, session.bundle.spec.preparation)
     step = (lambda done, total: progress(source.key, done, total)) if progress else None
+    if session.bundle.spec.slide is not None and _is_slide(study):
+        return _analyse_slide(session, source, study, path, options, step)
+    prepared = prepare(study.volume, session.bundle.spec.preparation)
     try:
         with session.lock:
             prediction, explanations = explain_study(session.bundle, session.network, study, prepared, options, step)
@@ -143,6 +152,40 @@ def analyse(session: Session, source: SourceFiles, identity: JobIdentity, progre
     _sweep(path.parent, f".{path.name}.*")
     save_analysis(path, prediction, explanations, trust)
     write_text(path.with_suffix(".sha256"), sha256_file(path))
+    return path
+
+
+def _analyse_slide(
+    session: Session, source: SourceFiles, study: Study, path: Path, options: ExplainOptions,
+    step: Callable[[int, int], None] | None,
+) -> Path:  # fmt: skip
+    """`analyse` of a whole slide, tile by tile; shards of a killed run are gone on with."""
+    from medxai.explain.slide_map import explain_slide
+    from medxai.explain.store import save_analysis
+    from medxai.trust.gate.assess import assess_study
+    from medxai.trust.gate.verdict import read_calibration
+
+    bundle, network = session.bundle, session.network
+    calibration = read_calibration(bundle.path) if session.settings.trust == "fast" else None
+
+    def assess(
+        tile: Study, prepared: Prepared, prediction: Prediction, explanations: tuple[Explanation, ...]
+    ) -> tuple[TrustReport, ...]:
+        return assess_study(bundle, network, tile, prepared, prediction, explanations, options, calibration)
+
+    shards = path.with_suffix(".shards")
+    try:
+        with session.lock:
+            found = explain_slide(
+                bundle, network, study, source.files, options, shards,
+                assess if session.settings.trust == "fast" else None, step,
+            )  # fmt: skip
+    except MedxaiError as error:
+        raise error.about(source.key) from error
+    _sweep(path.parent, f".{path.name}.*")
+    save_analysis(path, replace(found.prediction, tiles=found.tiles), found.explanations, found.trust)
+    write_text(path.with_suffix(".sha256"), sha256_file(path))
+    shutil.rmtree(shards, ignore_errors=True)
     return path
 
 
@@ -376,12 +419,22 @@ def _study(session: Session, source: SourceFiles) -> Study:
 
     settings = session.settings
     gap = settings.largest_gap_mm if settings.geometry == "straighten" else None
-    study = read_study(source, settings.modality, gap)
+    slide = session.bundle.spec.slide
+    cells = None if slide is None else slide.mpp * slide.tile / CELLS
+    study = read_study(source, settings.modality, gap, cells)
     try:
         check_fit(session.bundle, study.volume, force=settings.force)
     except MedxaiError as error:
         raise error.about(source.key) from error
     return study
+
+
+def _is_slide(study: Study) -> bool:
+    """False for a plain picture, which is explained as one tile whatever the bundle."""
+    from medxai.ingest.slide import is_slide
+
+    headers = study.volume.source
+    return study.kind == "slide" or (len(headers) == 1 and is_slide(headers[0]))
 
 
 def _autocast(settings: RunSettings) -> Any:

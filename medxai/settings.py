@@ -20,12 +20,13 @@ class _Frozen(BaseModel):
 Role = Literal[
     "parametric_map", "segmentation", "fractional_segmentation", "secondary_capture", "structured_report",
     "volumetric_report", "presentation_state", "encapsulated_pdf", "key_objects", "nifti", "picture", "movie",
-    "page",
+    "annotations", "slide_tiles", "page",
 ]  # fmt: skip
 ROLES: tuple[Role, ...] = get_args(Role)
 #: What is written when nothing else is asked for: each shows in common viewers or is for people and research.
 USUAL_ROLES: tuple[Role, ...] = (
-    "parametric_map", "segmentation", "secondary_capture", "structured_report", "nifti", "picture", "movie", "page",
+    "parametric_map", "segmentation", "secondary_capture", "structured_report", "nifti", "picture", "movie",
+    "annotations", "slide_tiles", "page",
 )  # fmt: skip
 
 #: The shipped output sets: one YAML file of `ExportOptions` each, named after where its objects go.

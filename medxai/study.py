@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float32]
 Affine = npt.NDArray[np.float64]
 Axes = Literal["HW", "DHW", "THW"]
-SourceKind = Literal["dicom", "nifti", "picture", "video"]
+SourceKind = Literal["dicom", "nifti", "picture", "video", "slide"]
 Flag = Literal["empty", "unstable", "class_agnostic"]
 Verdict = Literal["supported", "limited", "withheld"]
 
@@ -152,6 +152,32 @@ class Confidence:
 
 
 @dataclass(frozen=True, eq=False)
+class SlideTiles:
+    """The tiles that a slide was decided by, in the order of `Prediction.window_logits`.
+
+    Attributes:
+        shape: rows and columns of the whole grid of tiles.
+        numbers: ``[n]`` place in the grid, counted row by row.
+        boxes: ``[n, 4]`` top, left, bottom, right in pixels of the finest level.
+        tissue: ``[n]`` share of the tile that is tissue.
+        flags: of each tile, ``blurred``, ``pen`` and ``fold`` with spaces between; mostly empty.
+        failed: tiles that could not be read, and why.
+        shown: positions of the tiles in `pictures`: those that speak most for the explained class, the most so first,
+            then those that speak least.
+        pictures: ``[m, s, s, 3]`` RGB 0..255.
+    """
+
+    shape: tuple[int, int]
+    numbers: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.float64]
+    tissue: npt.NDArray[np.float32]
+    flags: tuple[str, ...]
+    failed: tuple[str, ...]
+    shown: npt.NDArray[np.int64]
+    pictures: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """A classifier's decision on one study.
 
@@ -166,6 +192,7 @@ class Prediction:
         window_probabilities: ``[n_windows, n_classes]`` their probabilities.
         confidence: how sure the network is, where the bundle asks for it.
         reject: label that says that the picture is none the model is for.
+        tiles: of a slide that was decided tile by tile.
     """
 
     labels: tuple[str, ...]
@@ -178,6 +205,7 @@ class Prediction:
     window_probabilities: FloatArray | None = None
     confidence: Confidence | None = None
     reject: str | None = None
+    tiles: SlideTiles | None = None
 
     @property
     def label(self) -> str:

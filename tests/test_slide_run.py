@@ -12,7 +12,7 @@ from monai.networks.nets import Classifier
 from pydicom import dcmread
 
 from medxai.predict.bundle import AllowList
-from medxai.predict.bundle_spec import MedxaiBlock
+from medxai.predict.bundle_spec import MedxaiBlock, SlideSpec
 from medxai.prepare.spec import AffineIntensity, PreparationSpec
 from tests import slides
 from tests.predict.build import CARD, store
@@ -41,7 +41,7 @@ BLOCK = MedxaiBlock(
 )
 
 
-def dark_bundle(folder: Path) -> tuple[Path, Path]:
+def dark_bundle(folder: Path, block: MedxaiBlock = BLOCK) -> tuple[Path, Path]:
     """Write the bundle and an allow-list that holds it; its first layer is how far pixels are below a mean of 0.55."""
     arguments = {
         "in_shape": [3, 64, 64], "classes": 2, "channels": [2, 2], "strides": [2, 1], "kernel_size": 3,
@@ -60,10 +60,16 @@ def dark_bundle(folder: Path) -> tuple[Path, Path]:
         last.weight[1, :cells] = 1.0
         last.bias[1] = -3.0
     definition = {"_target_": "monai.networks.nets.Classifier", **arguments}
-    bundle = store(folder / "dark", definition, network, CARD, BLOCK)
+    bundle = store(folder / "dark", definition, network, CARD, block)
     allow = folder / "allow.json"
     allow.write_text(json.dumps({name: list(found) for name, found in AllowList.of(bundle).hashes.items()}))
     return bundle, allow
+
+
+def tile_block(slide: SlideSpec) -> MedxaiBlock:
+    """What the bundle says of itself when it is of tiles."""
+    preparation = BLOCK.preparation.model_copy(update={"spacing_mm": None})
+    return MedxaiBlock.model_validate(BLOCK.model_dump() | {"slide": slide, "preparation": preparation})
 
 
 def test_a_slide_goes_all_the_way(tmp_path: Path, capfd: Capture) -> None:

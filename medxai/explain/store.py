@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from medxai.errors import ExplainError
+from medxai.explain.slide_plane import place_cells, plane_affine
 from medxai.files import atomic_path
 from medxai.predict.bundle import Bundle
 from medxai.prepare.grid import plan_grid
-from medxai.study import Confidence, Explanation, Prediction, Study, TrustReport
+from medxai.study import Affine, Confidence, Explanation, FloatArray, Prediction, SlideTiles, Study, TrustReport
 
 _FORMAT = 3
 
@@ -30,7 +31,7 @@ def save_analysis(
     The map on the original grid is left out: it follows exactly from the input grid.
     """
     each = prediction.window_probabilities
-    arrays = {
+    arrays: dict[str, Any] = {
         "logits": prediction.logits,
         "probabilities": prediction.probabilities,
         "window_logits": prediction.window_logits if prediction.window_logits is not None else prediction.logits[None],
@@ -58,12 +59,16 @@ def save_analysis(
         "trust": [asdict(report) for report in trust],
         "confidence": asdict(prediction.confidence) if prediction.confidence else None,
     }
+    if (tiles := prediction.tiles) is not None:
+        header["tiles"] = {"shape": tiles.shape, "flags": tiles.flags, "failed": tiles.failed}
+        arrays |= {"tile_numbers": tiles.numbers, "tile_boxes": tiles.boxes, "tile_tissue": tiles.tissue,
+                   "tile_shown": tiles.shown, "tile_pictures": tiles.pictures}  # fmt: skip
     for i, item in enumerate(explanations):
         arrays[f"raw_{i}"] = item.raw
         arrays[f"input_{i}"] = item.input_map
     arrays["header"] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), dtype=np.uint8)
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
+        np.savez(stream, **arrays)
     return path
 
 
@@ -96,8 +101,15 @@ def load_analysis(
         window_probabilities=arrays["window_probabilities"],
         confidence=_confidence(header["confidence"]),
         reject=bundle.spec.reject,
+        tiles=_tiles(header.get("tiles"), arrays),
     )
     grid = plan_grid(study.volume, bundle.spec.preparation)
+
+    def placed(item: dict[str, Any], cells: FloatArray) -> tuple[FloatArray, Affine]:
+        if prediction.tiles is None:
+            return grid.backward(cells), grid.affine
+        return place_cells(cells, tuple(item["cell_mm"]), study.volume), plane_affine(study.volume, item["cell_mm"])
+
     explanations = tuple(
         Explanation(
             method=item["method"],
@@ -107,9 +119,9 @@ def load_analysis(
             score=item["score"],
             raw=arrays[f"raw_{i}"],
             input_map=arrays[f"input_{i}"],
-            map=grid.backward(arrays[f"input_{i}"]),
+            map=(at := placed(item, arrays[f"input_{i}"]))[0],
             affine=study.volume.affine,
-            input_affine=grid.affine,
+            input_affine=at[1],
             cell_mm=tuple(item["cell_mm"]),
             model_sha256=header["model_sha256"],
             parameters=item["parameters"],
@@ -123,6 +135,18 @@ def load_analysis(
         for item in header["trust"]
     )
     return prediction, explanations, trust
+
+
+def _tiles(stored: dict[str, Any] | None, arrays: dict[str, Any]) -> SlideTiles | None:
+    if stored is None:
+        return None
+    down, across = stored["shape"]
+    named = ("tile_numbers", "tile_boxes", "tile_tissue")
+    numbers, boxes, tissue = (arrays[name] for name in named)
+    flags, failed = tuple(stored["flags"]), tuple(stored["failed"])
+    return SlideTiles(
+        (down, across), numbers, boxes, tissue, flags, failed, arrays["tile_shown"], arrays["tile_pictures"]
+    )
 
 
 def _confidence(stored: dict[str, Any] | None) -> Confidence | None:

@@ -24,7 +24,7 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 def applies(result: Result) -> str | None:
     """Return None for cines and for images with a place in millimetres, otherwise the reason why not."""
     volume = result.study.volume
-    if is_slide(volume):
+    if is_slide(volume) or result.study.kind == "slide":
         return "NIfTI states a place in a scanner, and a whole slide has one on the glass"
     if volume.axes == "THW":
         return None

@@ -20,6 +20,7 @@ from medxai.export.display import View, evidence_curve, frames, plane, rgb_plane
 from medxai.export.naming import NOTICE, chosen, is_hidden, method_title, percent, uid_name
 from medxai.export.provenance import cell_text, grid_text, peak
 from medxai.export.slide import reduced
+from medxai.export.slide_summary import NO_OBJECTS, summary
 from medxai.files import write_text
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Prediction, Result, TrustReport
@@ -108,6 +109,8 @@ def context(result: Result, options: ExportOptions, objects: list[dict[str, Any]
         "data": _viewer_data(result, maps, view, options),
         "provenance": _provenance(result),
         "objects": objects,
+        "no_objects": NO_OBJECTS if result.study.kind == "slide" else "",
+        "slide": summary(result),
         "notes": result.study.notes,
     }
 

@@ -14,6 +14,7 @@ from medxai.export.lettering import AMBER, FAINT, GROUND, INK, bar, write_text
 from medxai.export.naming import NOTICE, chosen, is_hidden, method_title, percent, stem, trust_line
 from medxai.export.provenance import cell_text
 from medxai.export.slide import reduced
+from medxai.export.slide_summary import tiles_line
 from medxai.files import write_bytes
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result
@@ -141,7 +142,7 @@ def _letters(draw: ImageDraw, view: View, x: int, y: int, width: int, height: in
 def _caption(draw: ImageDraw, result: Result, index: int, value: float, x: int, y: int, peak: bool) -> None:
     volume = result.study.volume
     if frames(volume) == 1:
-        write_text(draw, (x, y), "image", 14, FAINT)
+        write_text(draw, (x, y), "image" if result.prediction.tiles is None else tiles_line(result), 14, FAINT)
         return
     name = "frame" if volume.axes == "THW" else "slice"
     end = write_text(draw, (x, y), f"{name} {index + 1} / {frames(volume)}", 14, INK if peak else FAINT)

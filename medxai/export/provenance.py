@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 MANUFACTURER = "medxai"
 MODEL_NAME = "medxai explain"
 
+#: Cells smaller than this are stated in micrometres.
+_SMALL_MM = 0.1
 #: Implementation of the files (PS3.7 annex D.3.3.2): a UID of the product, not of a run.
 IMPLEMENTATION_CLASS_UID = derive_uid("medxai", "implementation class")
 IMPLEMENTATION_VERSION_NAME = f"medxai {__version__}"[:16]
@@ -123,17 +126,25 @@ def concept(method: str) -> Code:
 
 
 def cell_text(result: Result, explanation: Explanation) -> str:
-    """Return the size of one cell of the native map, for example ``8x16x16 mm``; pixels when uncalibrated."""
-    sizes = [f"{v:.3g}" for v in explanation.cell_mm if v > 0]
-    unit = "mm" if result.study.volume.calibrated else "pixels"
+    """Return the size of one cell of the native map, for example ``8x16x16 mm``; see `_unit`."""
+    unit, scale = _unit(result, explanation)
+    sizes = [f"{v * scale:.3g}" for v in explanation.cell_mm if v > 0]
     return f"{'x'.join(sizes)} {unit}" if sizes else "of unknown size"
 
 
 def grid_text(result: Result, explanation: Explanation) -> str:
-    """Return the native grid of a map, for example ``map of 4 x 8 x 8 cells of 64 x 45 x 45 mm``."""
-    volume = result.study.volume
-    unit = "mm" if volume.calibrated else "pixels"
-    return cells_of(explanation).text(unit=unit, each="frame" if volume.axes == "THW" else "window")
+    """Return the native grid of a map, for example ``map of 4 x 8 x 8 cells of 64 x 45 x 45 mm``; see `_unit`."""
+    unit, scale = _unit(result, explanation)
+    cells = cells_of(explanation)
+    each = "frame" if result.study.volume.axes == "THW" else "window" if result.prediction.tiles is None else "tile"
+    return replace(cells, size=tuple(v * scale for v in cells.size)).text(unit=unit, each=each)
+
+
+def _unit(result: Result, explanation: Explanation) -> tuple[str, float]:
+    """Unit of a cell and how many of it are a millimetre: micrometres for those of slides, pixels when uncalibrated."""
+    if not result.study.volume.calibrated:
+        return "pixels", 1.0
+    return ("um", 1000.0) if max(explanation.cell_mm) < _SMALL_MM else ("mm", 1.0)
 
 
 def peak(explanation: Explanation) -> float:

@@ -13,6 +13,7 @@ from typing import Protocol, cast
 
 from medxai.errors import ExportError, MedxaiError
 from medxai.export import (
+    bulk_annotations,
     encapsulated_pdf,
     fractional_segmentation,
     key_objects,
@@ -24,6 +25,7 @@ from medxai.export import (
     presentation_state,
     secondary_capture,
     segmentation,
+    slide_tiles,
     structured_report,
     volumetric_report,
 )
@@ -53,7 +55,7 @@ class Exporter(Protocol):
 _MAPS = frozenset(
     {
         "parametric_map", "segmentation", "fractional_segmentation", "volumetric_report", "presentation_state",
-        "key_objects",
+        "key_objects", "annotations",
     }
 )  # fmt: skip
 
@@ -74,6 +76,8 @@ EXPORTERS: tuple[Exporter, ...] = tuple(
         nifti,
         picture,
         movie,
+        bulk_annotations,
+        slide_tiles,
         page,
     )
 )

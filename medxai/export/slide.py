@@ -78,7 +78,7 @@ def reduced(result: Result, longest: int = LONGEST_PICTURE) -> Result:
     """
     volume = result.study.volume
     step = math.ceil(max(volume.shape[-2:]) / longest)
-    if not is_slide(volume) or step < 2:
+    if step < 2 or not (is_slide(volume) or result.study.kind == "slide"):
         return result
     affine = volume.affine.copy()
     affine[:3, 3] += (affine[:3, 1] + affine[:3, 2]) * (step - 1) / 2

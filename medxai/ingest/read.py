@@ -18,7 +18,9 @@ from medxai.ingest.video import read_video
 from medxai.study import SourceFiles, Study, Volume
 
 
-def read_study(source: SourceFiles, modality: str | None = None, largest_gap_mm: float | None = None) -> Study:
+def read_study(
+    source: SourceFiles, modality: str | None = None, largest_gap_mm: float | None = None, cell_um: float | None = None
+) -> Study:
     """Decode one discovered source.
 
     Args:
@@ -26,12 +28,14 @@ def read_study(source: SourceFiles, modality: str | None = None, largest_gap_mm:
         modality: DICOM modality to assume for formats that store none (NIfTI ``OT``, pictures and
             video ``US`` by default).
         largest_gap_mm: straighten irregular DICOM series whose slices are at most so far apart; None refuses them.
+        cell_um: read the level of a whole slide that is just finer than this; None for the finest that fits into
+            memory.
 
     Raises:
         MedxaiError: one line with the study's pseudonym and the cause.
     """
     try:
-        volume, notes = _read(source, modality, largest_gap_mm)
+        volume, notes = _read(source, modality, largest_gap_mm, cell_um)
         if source.part:
             notes = (f"one of several volumes of its series: {source.part}", *notes)
         return Study(source.key, source.kind, sha256_files(source.files), volume, notes)
@@ -40,8 +44,12 @@ def read_study(source: SourceFiles, modality: str | None = None, largest_gap_mm:
         raise type(error)(error.reason, study=source.key) from error
 
 
-def _read(source: SourceFiles, modality: str | None, largest_gap_mm: float | None) -> tuple[Volume, tuple[str, ...]]:
+def _read(
+    source: SourceFiles, modality: str | None, largest_gap_mm: float | None, cell_um: float | None
+) -> tuple[Volume, tuple[str, ...]]:
     first = source.files[0]
+    if source.kind == "slide":
+        return _coarse(source, cell_um)
     if source.kind == "nifti":
         return read_nifti(first, modality or "OT"), ()
     if source.kind == "picture":
@@ -53,7 +61,7 @@ def _read(source: SourceFiles, modality: str | None, largest_gap_mm: float | Non
         if is_enhanced(header):
             return read_multiframe(first, source.key, largest_gap_mm)
         if is_slide(header):
-            return read_slide(source.files, source.key)
+            return read_slide(source.files, source.key) if cell_um is None else _coarse(source, cell_um)
         if is_mosaic(header):
             return read_mosaic(first, source.key)
         if is_vframe(header):
@@ -70,3 +78,12 @@ def _read(source: SourceFiles, modality: str | None, largest_gap_mm: float | Non
         what = f"{name} is missing" if name else f"a value cannot be used ({type(error).__name__})"
         msg = f"header is damaged: {what}; the file was changed or cut off after it was written"
         raise IngestError(msg, study=source.key) from error
+
+
+def _coarse(source: SourceFiles, cell_um: float | None) -> tuple[Volume, tuple[str, ...]]:
+    """A level of a whole slide; the finest that fits where no size is wanted."""
+    from medxai.ingest.slides.coarse import coarse_volume
+    from medxai.ingest.slides.open import open_slide
+
+    with open_slide(source.files) as slide:
+        return coarse_volume(slide, 0.0 if cell_um is None else cell_um, source.key)

@@ -30,12 +30,22 @@ QUESTION = Question(
 )
 
 
-def train(data: Path, work: Path, say: Callable[[str], None]) -> list[Path]:
-    """Train the folds; see `medxai.learn.tile_folds.cross_validate`."""
+def all_tiles(data: Path) -> tuple[list[Tile], dict[str, str]]:
+    """Tiles of both sets, and the set of each picture.
+
+    Raises:
+        SettingsError: a set is not there.
+    """
     tiles: list[Tile] = []
     origin: dict[str, str] = {}
     for name in SETS:
         mine = tiles_of(data / name, CUT)
         tiles += mine
         origin |= {tile.picture: name for tile in mine}
+    return tiles, origin
+
+
+def train(data: Path, work: Path, say: Callable[[str], None]) -> list[Path]:
+    """Train the folds; see `medxai.learn.tile_folds.cross_validate`."""
+    tiles, origin = all_tiles(data)
     return cross_validate(QUESTION, tiles, work, say, origin)

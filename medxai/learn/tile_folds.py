@@ -70,7 +70,7 @@ def cross_validate(
         The folders of the folds.
     """
     folder = work / question.name
-    images = np.stack([_prepared(tile, question.modality) for tile in tiles])
+    images = np.stack([prepared(tile, question.modality) for tile in tiles])
     labels = np.array([tile.label for tile in tiles])
     groups = [tile.picture for tile in tiles]
     fold = grouped_folds(labels.tolist(), groups, question.folds, question.how.recipe.seed)
@@ -86,7 +86,7 @@ def cross_validate(
         logits[held_out] = logits_of(network, images[held_out])
         rows = store_tiles([tiles[i] for i in held_out.tolist()], LABELS, mine / "cases")
         write_table(mine / "labels.csv", rows)
-        block = _block(question)
+        spec = block(question)
         card = _card(question, number)
         write_bundle(
             mine / f"{question.name}_fold{number}",
@@ -96,8 +96,8 @@ def cross_validate(
                 "image_size": SIZE,
             },
             network=network,
-            metadata=card.metadata(block, task="Tiles with or without tumour"),
-            card=card.markdown(block),
+            metadata=card.metadata(spec, task="Tiles with or without tumour"),
+            card=card.markdown(spec),
             licence=f"{question.licence}\n",
         )
         say(f"{question.name}: fold {number}, {len(held_out)} tiles held out, {len(rows)} cases")
@@ -107,7 +107,8 @@ def cross_validate(
     return [folder / f"fold{number}" for number in range(question.folds)]
 
 
-def _prepared(tile: Tile, modality: str) -> FloatArray:
+def prepared(tile: Tile, modality: str) -> FloatArray:
+    """A tile as the network sees it, ``[3, 224, 224]``."""
     pixels = np.ascontiguousarray(tile.pixels.transpose(2, 0, 1), dtype=np.float32)
     return prepare(Volume(pixels, "HW", image_affine(), modality, calibrated=False), SPEC).pixels
 
@@ -128,7 +129,8 @@ def _results(
     return found
 
 
-def _block(question: Question) -> MedxaiBlock:
+def block(question: Question) -> MedxaiBlock:
+    """What bundles of the question say of themselves."""
     return MedxaiBlock(
         labels=LABELS,
         modalities=(question.modality,),

@@ -17,6 +17,7 @@ from medxai.predict.check import verify_bundle
 RECIPES = {
     "breast_us": "medxai.learn.breast_us",
     "chest_ct": "medxai.learn.chest_ct.bundle",
+    "histo_tumour": "medxai.learn.histo_tumour",
     "phantom_ct": "medxai.learn.phantom_ct",
 }
 NAMES = tuple(RECIPES)

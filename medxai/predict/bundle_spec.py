@@ -62,6 +62,22 @@ class ChestSpec(BaseModel):
     contrast: bool = False
 
 
+class SlideSpec(BaseModel):
+    """How a whole slide is cut for a network of tiles (`medxai.ingest.slides`).
+
+    Attributes:
+        mpp: micrometres per pixel of the tiles that it was trained on.
+        tile: pixels along each side of a tile.
+        least_tissue: share of tissue below which a tile is not asked.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mpp: Annotated[float, Field(gt=0)]
+    tile: Annotated[int, Field(ge=16)]
+    least_tissue: Annotated[float, Field(ge=0, le=1)] = 0.2
+
+
 class MedxaiBlock(BaseModel):
     """What inference and explanation need beyond the MONAI fields.
 
@@ -84,6 +100,7 @@ class MedxaiBlock(BaseModel):
         organ: where the evidence of a sound decision must lie; maps with much of theirs elsewhere are limited or
             withheld. None for anywhere in the body.
         chest: what a chest CT must be; None for whatever fits the modality and the body part.
+        slide: how whole slides are cut into tiles; None for a network that is not of tiles.
         positive: labels that count as abnormal in worklists and statistics.
         licence: SPDX name of the licence of the weights.
     """
@@ -103,6 +120,7 @@ class MedxaiBlock(BaseModel):
     confidence: ConfidenceSpec | None = None
     organ: Literal["lungs"] | None = None
     chest: ChestSpec | None = None
+    slide: SlideSpec | None = None
     positive: tuple[str, ...] = ()
     licence: Annotated[str, Field(min_length=1)]
 
@@ -120,6 +138,9 @@ class MedxaiBlock(BaseModel):
             raise ValueError(msg)
         if (self.organ or self.chest) and (self.preparation.axes != "DHW" or "CT" not in self.modalities):
             msg = "organ and chest speak of CT volumes; modalities must name CT and preparation.axes be DHW"
+            raise ValueError(msg)
+        if self.slide and (self.preparation.axes != "HW" or "SM" not in self.modalities):
+            msg = "slide speaks of tiles of slides; modalities must name SM and preparation.axes be HW"
             raise ValueError(msg)
         if self.fusion == "probability" and self.activation != "softmax":
             msg = "fusion: probability averages softmax probabilities; activation must be softmax"

@@ -13,6 +13,7 @@ from tests.bench import (
     breast,
     chest,
     coarse,
+    dceac,
     engine,
     fusion,
     gate,
@@ -25,6 +26,7 @@ from tests.bench import (
     prepared,
     quantus,
     search,
+    slides,
     studies,
     synergistic,
     transport,
@@ -101,6 +103,11 @@ SUITES: dict[tuple[str, ...], Callable[[], list[Entry]]] = {
     ("fusion_simulated_auc",): fusion.simulated,
     ("sam_planted_hits",): fusion.hits,
     ("mice_genotype_accuracy",): fusion.genotypes,
+    ("dceac_texture_accuracy",): dceac.accuracy,
+    ("tile_explain_over_forward",): slides.explain_over_forward,
+    slides.MEMORY: slides.peak_memory,
+    ("slide_objects_seconds",): slides.objects_seconds,
+    slides.SCORES: slides.scores,
 }
 
 

@@ -15,6 +15,8 @@ from tests.export import build
 from tests.export.read import read
 from tests.tools import dicom_errors
 
+#: Roles of slides that were decided tile by tile.
+OF_SLIDES = {"annotations", "slide_tiles"}
 CASES = {
     "ct": lambda: build.ct_case(),
     "mr": lambda: build.mr_case(),
@@ -95,14 +97,14 @@ def test_what_does_not_apply_is_left_out_with_a_reason(tmp_path):
     result = build.us_case(cine=True).result
     options = ExportOptions(formats=ROLES)
     reasons = skipped(result, options)
-    assert set(reasons) == {"parametric_map", "fractional_segmentation", "volumetric_report"}
+    assert set(reasons) == {"parametric_map", "fractional_segmentation", "volumetric_report", *OF_SLIDES}
     outputs = export_all(result, tmp_path / "run", options)
     assert {output.role for output in outputs} == set(ROLES) - set(reasons)
 
 
 def test_what_few_viewers_show_is_written_on_request_only(tmp_path):
     outputs = export_all(build.ct_case().result, tmp_path / "run", ExportOptions())
-    assert {output.role for output in outputs} == set(USUAL_ROLES) - {"movie"}  # which is of cines
+    assert {output.role for output in outputs} == set(USUAL_ROLES) - {"movie", *OF_SLIDES}  # the movie is of cines
 
 
 def test_a_failure_leaves_the_former_outputs_alone(tmp_path):

@@ -10,12 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from pydicom import dcmread
 
+from medxai import pipeline
 from medxai.export import ExportOptions, export_all
-from medxai.settings import Destination
+from medxai.predict.bundle_spec import SlideSpec
+from medxai.session import open_session
+from medxai.settings import Destination, make_settings
 from medxai.transport.send import send
 from tests import slides
 from tests.pacs import orthanc
+from tests.test_slide_run import dark_bundle, tile_block
 from tests.viewer import microscopy, ohif
 from tests.viewer.browser import look
 from tests.viewer.microscopy import Step
@@ -44,6 +49,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dic
     outputs = [work / "run" / output.path for output in export_all(case.result, work / "run", options)]
     values = case.result.explanations[0].map
     row, column = (int(v) for v in np.unravel_index(int(values.argmax()), values.shape))
+    tiled, at = tile_wise(work / "tiles")
+    over_tiles = {"tile map": Step(str(work / "tile map.png"), at, "map")}
     steps = {
         "slide": Step(str(work / "slide.png"), (column, row)),
         "map": Step(str(work / "map.png"), (column, row), "map"),
@@ -54,14 +61,32 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dic
     site = microscopy.fetch(work / "site")
     with orthanc(work / "archive") as server:
         destination = Destination(name="o", kind="dimse", host=server.host, port=server.dicom_port, aet=server.aet)
-        send([*sorted((work / "in").glob("*.dcm")), *outputs], destination)
+        send([*sorted((work / "in").glob("*.dcm")), *outputs, *tiled], destination)
         with ohif.served(site, server.rest_url, microscopy.float_frames(server.rest_url)) as address:
             study = str(case.sources[0].StudyInstanceUID)
             found = look("slide.mjs", f"{address}/?study={study}", list(steps.values()), modules, work)
+            study = str(dcmread(tiled[0]).StudyInstanceUID)
+            more = look("slide.mjs", f"{address}/?study={study}", list(over_tiles.values()), modules, work)
     if folder := os.environ.get("MEDXAI_VIEWER_PICTURES"):
         picture = Image.open(work / "blended.png").convert("RGB").resize((1050, 783), Image.Resampling.LANCZOS)
         picture.save(Path(folder) / "viewer_wsi.png", optimize=True)
-    return work, dict(zip(steps, found["shots"], strict=False)), found["faults"]
+    shots = dict(zip([*steps, *over_tiles], [*found["shots"], *more["shots"]], strict=False))
+    return work, shots, found["faults"] + more["faults"]
+
+
+def tile_wise(folder: Path) -> tuple[list[Path], tuple[int, int]]:
+    """Sources and objects of a slide that was run tile by tile; column and row of its dark spot on the finest level."""
+    sources = slides.save(slides.pyramid(syntax="jpeg", tag="tiles"), folder / "in")
+    bundle, allow = dark_bundle(folder, tile_block(SlideSpec(mpp=2.0, tile=64, least_tissue=0.1)))
+    given = {"inputs": [folder / "in"], "output": folder / "out", "bundle": str(bundle), "allow": allow}
+    settings = make_settings(given | {"export": {"send_withheld": True}})
+    session = open_session(settings)
+    (source,) = pipeline.find_studies(settings).sources
+    assert pipeline.run_study(session, source).state == "done"
+    objects = list((folder / "out").glob("*/parametric_map*.dcm"))
+    assert len(objects) == 1
+    rows, columns = np.nonzero(slides.tissue().mean(-1) < 120)
+    return [*sources, *objects], (round(float(columns.mean())), round(float(rows.mean())))
 
 
 def read(path: Path) -> Picture:
@@ -93,7 +118,7 @@ def yellow(pixels: Picture) -> Point:
     return middle((pixels[..., 0] > 200) & (pixels[..., 1] > 190) & (pixels[..., 2] < 90))
 
 
-FIND = {"slide": spot, "map": hot, "segmentation": yellow}
+FIND = {"slide": spot, "map": hot, "segmentation": yellow, "tile map": hot}
 
 
 def test_the_page_had_no_error(shown: tuple[Path, dict[str, Any], list[str]]) -> None:

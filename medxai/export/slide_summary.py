@@ -1,0 +1,78 @@
+"""What the tiles of a slide say together, for people: how many there are, and how much tissue each class has."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+
+from medxai.export.naming import percent
+from medxai.study import Result
+
+#: Why a slide has no DICOM objects beside its page.
+NO_OBJECTS = (
+    "None. Objects refer to a DICOM image, and this slide is in another format: convert it to DICOM first, and explain "
+    "the converted one."
+)
+
+
+def tissue_shares(result: Result) -> dict[str, float]:
+    """Share 0..1 of the tissue in tiles of each class; a tile counts with its tissue for its most probable class.
+
+    Args:
+        result: of a slide that was decided tile by tile.
+    """
+    tiles, each = result.prediction.tiles, result.prediction.window_probabilities
+    assert tiles is not None and each is not None  # noqa: S101, PT018
+    area = np.bincount(each.argmax(axis=1), weights=tiles.tissue, minlength=len(result.prediction.labels))
+    return {name: float(part / (area.sum() or 1.0)) for name, part in zip(result.prediction.labels, area, strict=True)}
+
+
+def tiles_line(result: Result) -> str:
+    """One line: how many tiles decided, and how much of the tissue they gave to the decided class.
+
+    Args:
+        result: of a slide that was decided tile by tile.
+    """
+    tiles, label = result.prediction.tiles, result.prediction.label
+    assert tiles is not None  # noqa: S101
+    lost = f", {len(tiles.failed)} could not be read" if tiles.failed else ""
+    return f"decided by {len(tiles.numbers)} tiles{lost}; {percent(tissue_shares(result)[label])} of tissue {label}"
+
+
+def summary(result: Result) -> dict[str, Any] | None:
+    """Counts, shares and pictures of tiles for the page; None for what was not decided tile by tile.
+
+    Args:
+        result: with an explanation.
+    """
+    tiles, each = result.prediction.tiles, result.prediction.window_probabilities
+    if tiles is None or each is None:
+        return None
+    index = result.explanations[0].class_index
+    flagged = {word: sum(word in flags.split() for flags in tiles.flags) for word in ("blurred", "pen", "fold")}
+    shown = [
+        {"image": _jpeg(picture), "words": f"tile {tiles.numbers[n]}: {percent(float(each[n, index]))}"}
+        for n, picture in zip(tiles.shown.tolist(), tiles.pictures, strict=True)
+    ]
+    half = (len(shown) + 1) // 2
+    return {
+        "label": result.explanations[0].class_label,
+        "read": len(tiles.numbers),
+        "failed": len(tiles.failed),
+        "flagged": sum(bool(flags) for flags in tiles.flags),
+        "flags": ", ".join(f"{count} {word}" for word, count in flagged.items() if count),
+        "shares": [(name, percent(share)) for name, share in tissue_shares(result).items()],
+        "most": shown[:half],
+        "least": shown[half:],
+    }
+
+
+def _jpeg(picture: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
