@@ -34,7 +34,7 @@ def run(capfd, site, out: Path, *more: object):
 def test_explain_once_the_same_and_without_the_patient(site, capfd, tmp_path):
     folder, _, _, _, names, other = site
     out, lacking = tmp_path / "out", names[1]
-    done = run(capfd, site, out, "--series", folder / "dicom")
+    done = run(capfd, site, out, "--series", folder / "dicom", "--send-withheld")
     assert done.code == 2  # the subject of another atlas
     assert f"3 of 4 subjects: {out / 'index.html'}" in done.out
     failed = (out / "failures.tsv").read_text()
@@ -58,12 +58,12 @@ def test_explain_once_the_same_and_without_the_patient(site, capfd, tmp_path):
         assert "Secret" not in text
         assert "HOSPITAL" not in text
     before = hashes(out)
-    again = run(capfd, site, out, "--series", folder / "dicom")
+    again = run(capfd, site, out, "--series", folder / "dicom", "--send-withheld")
     assert again.out.count("explained before") == 3
     assert again.out.count("written before") == 3
     assert hashes(out) == before
     (out / names[0] / "edges_sfc.tsv").write_text("changed")
-    fresh = run(capfd, site, out, "--series", folder / "dicom")
+    fresh = run(capfd, site, out, "--series", folder / "dicom", "--send-withheld")
     assert fresh.out.count("written before") == 2
     assert hashes(out) == before  # written anew, to the same bytes
 

@@ -156,6 +156,22 @@ def test_a_damaged_tile_costs_itself_alone(tmp_path: Path, tiles: tuple[Path, Pa
     np.testing.assert_array_equal(whole.prediction.window_logits[kept], found.prediction.window_logits)
 
 
+def test_a_shard_that_is_all_damaged_is_left_out(
+    tmp_path: Path, tiles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slide_map, "SHARD", 20)
+    source, paths = study_of(tmp_path / "in", slides.pyramid(syntax="jpeg"))
+    content = paths[0].read_bytes()
+    middle = content.find(b"\xff\xd8\xff", len(content) // 2)
+    # Every stored tile of the second half begins with no JPEG any more.
+    paths[0].write_bytes(content[:middle] + content[middle:].replace(b"\xff\xd8\xff", b"\x00\x00\x00"))
+    found = explained(tiles[0], source, tmp_path / "work")
+    assert len(found.tiles.failed) > 40
+    assert len(found.tiles.numbers) > 40
+    assert max(found.tiles.numbers) < 20 * 10  # nothing below the middle of 15 rows of 20
+    assert found.explanations[0].raw.shape[0] == len(found.tiles.numbers)
+
+
 def test_a_plain_picture_is_one_tile(tmp_path: Path, capfd: Capture, tiles: tuple[Path, Path]) -> None:
     """A patch has no micrometres per pixel and needs none: it is explained as it is, and not cut."""
     (tmp_path / "in").mkdir()

@@ -120,7 +120,7 @@ def explain_slide(
             raise ExplainError(f"none of {len(grid)} tiles of tissue can be read", study=study.key)
         prediction = make_prediction(bundle, whole["logits"])
         index = prediction.index if options.class_label is None else labels.index(options.class_label)
-        cell = _cell_um(slide, grid, whole[f"raw_0_{index}"].shape[2])
+        cell = _cell_um(slide, grid, whole[f"raw_0_{index}"].shape[1:])
         quality = judge(TileMeasures(*row) for row in whole["measures"].tolist())
         read = grid.take(np.searchsorted(grid.numbers, whole["numbers"]))
         named = (("blurred", quality.blurred), ("pen", quality.inked), ("fold", quality.folded))
@@ -185,8 +185,9 @@ class _Shards:
             done += len(shard)
             if progress:
                 progress(done, len(grid))
+        read = [part for part in parts if len(part["numbers"])] or parts[:1]  # one that is all damaged has no maps
         whole: dict[str, Any] = {
-            name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "failed"
+            name: np.concatenate([part[name] for part in read]) for name in parts[0] if name != "failed"
         }
         whole["failed"] = [reason for part in parts for reason in json.loads(part["failed"].tobytes())]
         return whole
@@ -250,11 +251,11 @@ def _picture(tile: Colours) -> Volume:
     return Volume(pixels=pixels, axes="HW", affine=image_affine(), modality="SM", calibrated=False)
 
 
-def _cell_um(slide: Slide, grid: TileGrid, cells: int) -> tuple[float, float]:
+def _cell_um(slide: Slide, grid: TileGrid, cells: tuple[int, int]) -> tuple[float, float]:
     """Micrometres of a cell along rows and columns."""
     top, left, bottom, right = grid.finest(slide)[0]
     mpp = slide.levels[0].mpp
-    return float((bottom - top) * mpp[0] / cells), float((right - left) * mpp[1] / cells)
+    return float((bottom - top) * mpp[0] / cells[0]), float((right - left) * mpp[1] / cells[1])
 
 
 def _explanation(

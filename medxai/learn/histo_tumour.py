@@ -180,6 +180,7 @@ def _card(figures: dict[str, Any], tiles: Sequence[Tile], recipe: object) -> Car
             "Twenty-six patches of two organs; those of OCDC are of one specimen, and whether those of CAMELYON share "
             "slides is not known. Intervals over patches are too narrow by as much.",
             f"Micrometres per pixel are not stated by the data; {SLIDE.mpp} is taken from the size of lymphocytes.",
+            "The trust gate has no thresholds for it: no map of it is ever more than limited.",
             "A slide is called after the mean odds of its tiles: a few very sure tiles decide. No slide with a known "
             "diagnosis was tested.",
             "Other stains, scanners and organs were not tested; a tile of fat, pen or glass gets a class all the same.",
