@@ -296,6 +296,9 @@ def _unlabelled(found: dict[str, Any]) -> list[str]:
 
 def _picture(name: str) -> list[str]:
     file = "dceac.png" if name == "textures" else f"dceac_{name}.png"
+    if name == "histology":
+        words = f"The command draws its clusters into `images/{file}`; made of the data's tiles, it is not kept here."
+        return [words, ""]
     return [f"![clusters](images/{file})", "", "First seed, scored tiles.", ""]
 
 
