@@ -18,7 +18,9 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8B
 from pydicom.valuerep import format_number_as_ds
 
 from medxai.identity import derive_uid
-from medxai.ingest.slide import SLIDE, read_slide
+from medxai.ingest.slide import SLIDE
+from medxai.ingest.slides.one_level import read_level
+from medxai.ingest.slides.open import open_slide
 from tests.export.build import Case, blob, result_of
 
 Colours = npt.NDArray[np.uint8]
@@ -244,7 +246,8 @@ def _store(ds: Dataset, tiles: list[Colours], tile: tuple[int, int], syntax: Syn
 def slide_case(folder: Path, spot: tuple[float, float] = (0.62, 0.28), **settings: object) -> Case:
     """Return a slide read from files below `folder`, with a map that peaks on its dark spot and reaches over tiles."""
     sources = pyramid(**settings)  # type: ignore[arg-type]
-    volume, notes = read_slide(save(sources, folder), "0123456789ab")
+    with open_slide(save(sources, folder)) as slide:
+        volume, notes = read_level(slide, "0123456789ab")
     shape = volume.shape
     values = blob(shape, (spot[0] * (shape[0] - 1), spot[1] * (shape[1] - 1)), (0.05 * shape[0], 0.03 * shape[1]))
     result = result_of(volume, values, seed=str(sorted(settings)))

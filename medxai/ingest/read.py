@@ -11,7 +11,9 @@ from medxai.ingest.mosaic import is_mosaic, read_mosaic
 from medxai.ingest.multiframe import read_multiframe
 from medxai.ingest.nifti import read_nifti
 from medxai.ingest.picture import read_picture
-from medxai.ingest.slide import is_slide, read_slide
+from medxai.ingest.slide import is_slide
+from medxai.ingest.slides.one_level import read_level
+from medxai.ingest.slides.open import open_slide
 from medxai.ingest.ultrasound import read_image
 from medxai.ingest.vframe import is_vframe, read_vframe
 from medxai.ingest.video import read_video
@@ -49,7 +51,7 @@ def _read(
 ) -> tuple[Volume, tuple[str, ...]]:
     first = source.files[0]
     if source.kind == "slide":
-        return _coarse(source, cell_um)
+        return _slide(source, cell_um)
     if source.kind == "nifti":
         return read_nifti(first, modality or "OT"), ()
     if source.kind == "picture":
@@ -61,7 +63,7 @@ def _read(
         if is_enhanced(header):
             return read_multiframe(first, source.key, largest_gap_mm)
         if is_slide(header):
-            return read_slide(source.files, source.key) if cell_um is None else _coarse(source, cell_um)
+            return _slide(source, cell_um)
         if is_mosaic(header):
             return read_mosaic(first, source.key)
         if is_vframe(header):
@@ -80,10 +82,6 @@ def _read(
         raise IngestError(msg, study=source.key) from error
 
 
-def _coarse(source: SourceFiles, cell_um: float | None) -> tuple[Volume, tuple[str, ...]]:
-    """A level of a whole slide; the finest that fits where no size is wanted."""
-    from medxai.ingest.slides.coarse import coarse_volume
-    from medxai.ingest.slides.open import open_slide
-
+def _slide(source: SourceFiles, cell_um: float | None) -> tuple[Volume, tuple[str, ...]]:
     with open_slide(source.files) as slide:
-        return coarse_volume(slide, 0.0 if cell_um is None else cell_um, source.key)
+        return read_level(slide, source.key, cell_um)

@@ -13,7 +13,8 @@ from pydicom import Dataset, dcmread
 
 from medxai.export import ExportOptions, export_all, skipped
 from medxai.export.slide import reduced
-from medxai.ingest.slide import read_slide
+from medxai.ingest.slides.one_level import read_level
+from medxai.ingest.slides.open import open_slide
 from medxai.settings import ROLES
 from tests import slides
 from tests.export.build import Case, blob, result_of
@@ -213,7 +214,8 @@ def test_no_evidence_no_segmentation(case: Case, tmp_path: Path) -> None:
 def test_a_real_slide(tmp_path: Path) -> None:
     """42 JPEG tiles of 500 x 500, rows and columns of different spacing."""
     source = slides.real_level(require_data("wsi", "small_dicom.dcm"))
-    volume, _ = read_slide(slides.save([source], tmp_path / "in"), "0123456789ab")
+    with open_slide(slides.save([source], tmp_path / "in")) as slide:
+        volume, _ = read_level(slide, "0123456789ab")
     case = Case(result_of(volume, blob(volume.shape, (1600, 700), (200, 150))), [source])
     ds = export(case, tmp_path / "map", "parametric_map")
     like_the_level(ds, source)

@@ -13,10 +13,10 @@ from pydicom import Dataset, dcmread
 from pydicom.encaps import generate_frames
 
 from medxai.errors import GeometryError, IdentifierError, IngestError, MedxaiError
-from medxai.ingest import slide
 from medxai.ingest.discover import discover
 from medxai.ingest.read import read_study
 from medxai.ingest.repair import repair
+from medxai.ingest.slides import one_level
 from medxai.study import Study
 from tests import slides
 from tests.tools import dicom_errors, require_data
@@ -72,14 +72,14 @@ def test_height_is_in_micrometres(tmp_path: Path) -> None:
 
 def test_the_finest_level_within_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three levels the second when the first is too large, none when all are."""
-    monkeypatch.setattr(slide, "MOST_PIXELS", 618 * 460)
+    monkeypatch.setattr(one_level, "MOST_PIXELS", 618 * 460)
     sources = slides.pyramid()
     study = ingest(sources, tmp_path)
     assert study.notes == ("level 2 of 3 of the slide, from the finest: 618 x 460 pixels",)
     assert study.volume.source[0].SOPInstanceUID == sources[1].SOPInstanceUID
     assert study.volume.spacing[1] == pytest.approx(0.004)
     assert study.volume.affine[:2, 3] == pytest.approx([31.5 - 0.001, 17.25 - 0.001])
-    monkeypatch.setattr(slide, "MOST_PIXELS", 1_000)
+    monkeypatch.setattr(one_level, "MOST_PIXELS", 1_000)
     with pytest.raises(IngestError, match=r"the smallest of 3 level\(s\) has 309 x 230 pixels, more than"):
         read_study(discover([tmp_path / "in"], tmp_path / "work").sources[0])
 
@@ -114,7 +114,7 @@ def test_tiles_that_are_not_stored_are_white(tmp_path: Path) -> None:
     rows, columns = slides.TILE
     assert (study.volume.pixels[:, :rows, : 2 * columns] == 255).all()
     assert np.array_equal(study.volume.pixels[:, rows:], TRUTH[:, rows:])
-    assert study.notes[1] == "2 of 100 tiles are not stored, and read as white"
+    assert study.notes[1] == "level 0: 2 of 100 tiles are not stored, and read as white"
 
 
 def test_a_level_of_one_tile(tmp_path: Path) -> None:
@@ -148,7 +148,9 @@ def _unplaced(ds: Dataset) -> None:
 
 
 REFUSED: dict[str, tuple[Any, bool, type[MedxaiError], str]] = {
-    "concatenation": (_put(ConcatenationUID="1.2.3", InConcatenationNumber=1), False, IngestError, "concatenation"),
+    "part of a concatenation": (
+        _put(ConcatenationUID="1.2.3", InConcatenationNumber=2), False, IngestError, "part 1 is missing",
+    ),
     "focal planes": (_put(TotalPixelMatrixFocalPlanes=3), False, IngestError, "TotalPixelMatrixFocalPlanes is 3"),
     "optical paths": (_put(NumberOfOpticalPaths=2), False, IngestError, "NumberOfOpticalPaths is 2"),
     "grey": (_put(SamplesPerPixel=1), False, IngestError, "no 8-bit colour image"),

@@ -82,7 +82,7 @@ def open_dicom(files: Sequence[Path], name: str) -> Slide:
         source=_Source([mosaic for _, mosaic, _ in built], [f for _, _, frames in built for f in frames], name),
         icc=_profile(ordered[0][0].header),
         frame_of_reference=frames_of_reference.pop(),
-        notes=(*_missing(built), *anisotropy_note(levels[0].mpp)),
+        notes=(*_measured(levels, name), *_missing(built), *anisotropy_note(levels[0].mpp)),
     )
 
 
@@ -175,6 +175,12 @@ def _check_extents(levels: Sequence[Level], name: str) -> None:
                     "files of one scan"
                 )
                 raise GeometryError(msg, study=name)
+
+
+def _measured(levels: Sequence[Level], name: str) -> list[str]:
+    if not any(slide_affine(level.headers[0], name)[1] for level in levels):
+        return []
+    return ["pixel spacing from the size of the imaged volume, since PixelMeasuresSequence is absent"]
 
 
 def _missing(built: Sequence[tuple[Level, Mosaic, list[Frames]]]) -> list[str]:
