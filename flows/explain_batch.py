@@ -80,7 +80,7 @@ def _run(session: Session, discovery: Discovery, report: Report | None) -> list[
 
 def _batch(session: Session, discovery: Discovery, report: Report | None) -> list[JobRow]:
     from flows.tasks import Work, analyse_study, export_study, ingest_study, patient_send
-    from medxai import pipeline
+    from medxai import analysis, pipeline
 
     settings = session.settings
     send_study = patient_send(settings)
@@ -110,7 +110,7 @@ def _batch(session: Session, discovery: Discovery, report: Report | None) -> lis
             continue
         work = Work.of(settings, source, identity, job.id)
         # A cached manifest whose file is gone or changed must not count as a result.
-        stale = not pipeline.analysis_valid(session.work_path(source.key, identity))
+        stale = not analysis.analysis_valid(session.work_path(source.key, identity))
         ingested = ingest_study.submit(work)
         analysed = analyse_study.with_options(refresh_cache=stale).submit(work, ingested)
         exported = export_study.with_options(refresh_cache=stale or unexported).submit(work, analysed)

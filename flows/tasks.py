@@ -13,7 +13,7 @@ from prefect.states import Failed
 from prefect.tasks import Task, exponential_backoff
 from prefect.transactions import get_transaction
 
-from medxai import delivery, pipeline
+from medxai import analysis, delivery, pipeline
 from medxai.errors import MedxaiError
 from medxai.identity import sha256_json
 from medxai.records.worklist import JobIdentity
@@ -120,8 +120,8 @@ def analyse_study(work: dict[str, Any], ingested: Any) -> dict[str, Any] | State
     session, source, identity = _open(work)
     try:
         with pipeline.quarantine_on_error(session, source, work["job_id"], "analyse"):
-            fresh = not pipeline.analysis_valid(session.work_path(source.key, identity))
-            path = pipeline.analyse(session, source, identity)
+            fresh = not analysis.analysis_valid(session.work_path(source.key, identity))
+            path = analysis.analyse(session, source, identity)
             session.worklist.stage(work["job_id"], "analyse", analysed=fresh)
     except MedxaiError as error:
         return failed(error)

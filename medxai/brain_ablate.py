@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from medxai import __version__
 from medxai.brain_cohort import Member, load_model, members, subjects_of, unlabelled
@@ -127,7 +128,6 @@ def ablate(settings: AblateSettings, say: Say = lambda _: None, model: FusionBun
     Raises:
         MedxaiError: no features, no such bundle, or no cohort that can be scored.
     """
-    from medxai.explain.brain_evidence import MATRICES
     from medxai.export.ablation_page import write_page, write_pictures, write_table
     from medxai.trust.fusion_ablation import FusionAblation
     from medxai.trust.remembered_score import Remembered
@@ -156,7 +156,7 @@ def ablate(settings: AblateSettings, say: Say = lambda _: None, model: FusionBun
         "left_in": [n for n in held.network().modalities if n not in score.matrices], "retrained": None,
         "metrics": {item.metric: item.plain() for item in found},
     }  # fmt: skip
-    about["fa_left_in"] = "fa" in about["left_in"] and "fa" in MATRICES
+    about["fa_left_in"] = "fa" in about["left_in"]
     if settings.retrain != "none":
         files.append(out / "answers_retrained.safetensors")
         more, how = _retrained(settings, held, cohort, score.matrices, kin, say)
@@ -176,9 +176,8 @@ def _retrained(
     from medxai.learn.fusion_retraining import FusionRetraining
     from medxai.trust.linear_retraining import LinearRetraining
     from medxai.trust.remembered_score import Remembered
-    from medxai.trust.subject_folds import subject_folds
 
-    folds = subject_folds(cohort.truth, kin[1] if kin else None, settings.retrain_folds, settings.seed)
+    folds = _folds(cohort, kin[1] if kin else None, settings)
     how: dict[str, Any] = {"kind": settings.retrain, "folds": int(folds.max()) + 1, "group_by": kin[0] if kin else None}
     common = (cohort.subjects, matrices, cohort.truth, held.positive, folds)
     score: Score
@@ -192,6 +191,22 @@ def _retrained(
     key = _asked(held, cohort, own, folds.tolist(), settings.seed, matrices)
     asked = Remembered(score, settings.output / "answers_retrained.safetensors", key)
     return _measured(asked, settings.retrain, cohort, settings, how["draws"], say), how
+
+
+def _folds(cohort: Cohort, kin: Sequence[str] | None, settings: AblateSettings) -> npt.NDArray[np.int64]:
+    """Fold of each subject: classes alike, kin together; fewer folds where a class has fewer subjects or kin.
+
+    Raises:
+        MismatchError: a class has one subject or family alone.
+    """
+    from medxai.learn.splits import grouped_folds
+
+    groups = [s.subject for s in cohort.subjects] if kin is None else list(kin)
+    of_class = [{g for g, t in zip(groups, cohort.truth, strict=True) if t == label} for label in {*cohort.truth}]
+    fewest = min(len(found) for found in of_class)
+    if fewest < 2:
+        raise MismatchError("a class has one subject or family alone; training anew needs two of every class")
+    return grouped_folds(cohort.truth, groups, min(settings.retrain_folds, fewest), settings.seed)
 
 
 def _fresh(settings: AblateSettings) -> HierarchicalFusion:

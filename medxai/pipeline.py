@@ -7,35 +7,26 @@ import logging
 import os
 import shutil
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medxai import __version__
+from medxai.analysis import Progress, analyse, analysis_valid, study_of
 from medxai.delivery import deliver, record_export
 from medxai.errors import MedxaiError
-from medxai.files import write_text
+from medxai.files import sweep, write_text
 from medxai.identity import sha256_file, sha256_files
 from medxai.ingest.discover import Discovery, Rejected, discover
-from medxai.ingest.read import read_study
 from medxai.records.outbox import OPEN
 from medxai.records.worklist import JobIdentity, JobRow
 from medxai.session import Session
 from medxai.settings import RunSettings
-from medxai.study import Manifest, OutputFile, Result, SourceFiles, Study, TrustReport
-
-if TYPE_CHECKING:
-    from medxai.explain.study_map import ExplainOptions
-    from medxai.prepare.prepare import Prepared
-    from medxai.study import Explanation, Prediction
+from medxai.study import Manifest, OutputFile, Result, SourceFiles, Study
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
-#: Cells along a tile of a slide that the level its map is drawn on has at least a pixel for.
-CELLS = 8
 
 
 def find_studies(settings: RunSettings) -> Discovery:
@@ -91,7 +82,7 @@ def ingest(session: Session, source: SourceFiles) -> dict[str, Any]:
     Raises:
         MedxaiError: unreadable, irregular, or not what the bundle was made for.
     """
-    study = _study(session, source)
+    study = study_of(session, source)
     session.decoded[source.key] = study
     return {
         "key": study.key,
@@ -100,99 +91,6 @@ def ingest(session: Session, source: SourceFiles) -> dict[str, Any]:
         "modality": study.volume.modality,
         "notes": list(study.notes),
     }
-
-
-def analyse(session: Session, source: SourceFiles, identity: JobIdentity, progress: Progress | None = None) -> Path:
-    """Predict and explain; returns the stored analysis. A valid stored one is not computed again.
-
-    Raises:
-        MedxaiError: see `ingest`, and whatever the network or method refuse.
-    """
-    from medxai.explain.store import save_analysis
-    from medxai.explain.study_map import ExplainOptions, explain_study
-    from medxai.prepare.prepare import prepare
-    from medxai.trust.gate.assess import assess_study
-    from medxai.trust.gate.verdict import read_calibration
-
-    path = session.work_path(source.key, identity)
-    if analysis_valid(path):
-        return path
-    study = session.decoded.get(source.key) or _study(session, source)
-    session.decoded[source.key] = study
-    settings = session.settings
-    options = ExplainOptions(
-        methods=settings.methods,
-        method_options=settings.method_options,
-        layer=settings.layer,
-        masking=settings.masking,
-        seed=settings.seed,
-        class_label=settings.explain_class,
-        batch_size=settings.batch_size,
-        device=session.device,
-        autocast=_autocast(settings),
-        stability=settings.stability,
-        prepared=session.prepared,
-        force=settings.force,
-    )
-    step = (lambda done, total: progress(source.key, done, total)) if progress else None
-    if session.bundle.spec.slide is not None and _is_slide(study):
-        return _analyse_slide(session, source, study, path, options, step)
-    prepared = prepare(study.volume, session.bundle.spec.preparation)
-    try:
-        with session.lock:
-            prediction, explanations = explain_study(session.bundle, session.network, study, prepared, options, step)
-            trust: tuple[TrustReport, ...] = ()
-            if settings.trust == "fast":
-                calibration = read_calibration(session.bundle.path)
-                trust = assess_study(
-                    session.bundle, session.network, study, prepared, prediction, explanations, options, calibration
-                )
-    except MedxaiError as error:
-        raise error.about(source.key) from error
-    _sweep(path.parent, f".{path.name}.*")
-    save_analysis(path, prediction, explanations, trust)
-    write_text(path.with_suffix(".sha256"), sha256_file(path))
-    return path
-
-
-def _analyse_slide(
-    session: Session, source: SourceFiles, study: Study, path: Path, options: ExplainOptions,
-    step: Callable[[int, int], None] | None,
-) -> Path:  # fmt: skip
-    """`analyse` of a whole slide, tile by tile; shards of a killed run are gone on with."""
-    from medxai.explain.slide_map import explain_slide
-    from medxai.explain.store import save_analysis
-    from medxai.trust.gate.assess import assess_study
-    from medxai.trust.gate.verdict import read_calibration
-
-    bundle, network = session.bundle, session.network
-    calibration = read_calibration(bundle.path) if session.settings.trust == "fast" else None
-
-    def assess(
-        tile: Study, prepared: Prepared, prediction: Prediction, explanations: tuple[Explanation, ...]
-    ) -> tuple[TrustReport, ...]:
-        return assess_study(bundle, network, tile, prepared, prediction, explanations, options, calibration)
-
-    shards = path.with_suffix(".shards")
-    try:
-        with session.lock:
-            found = explain_slide(
-                bundle, network, study, source.files, options, shards,
-                assess if session.settings.trust == "fast" else None, step,
-            )  # fmt: skip
-    except MedxaiError as error:
-        raise error.about(source.key) from error
-    _sweep(path.parent, f".{path.name}.*")
-    save_analysis(path, replace(found.prediction, tiles=found.tiles), found.explanations, found.trust)
-    write_text(path.with_suffix(".sha256"), sha256_file(path))
-    shutil.rmtree(shards, ignore_errors=True)
-    return path
-
-
-def analysis_valid(path: Path) -> bool:
-    """True when a stored analysis is complete and unchanged."""
-    seal = path.with_suffix(".sha256")
-    return path.exists() and seal.exists() and seal.read_text() == sha256_file(path)
 
 
 def export(session: Session, source: SourceFiles, analysis: Path) -> Manifest:
@@ -207,13 +105,13 @@ def export(session: Session, source: SourceFiles, analysis: Path) -> Manifest:
     from medxai.export.registry import export_all
     from medxai.trust.gate.verdict import describe
 
-    study = session.decoded.pop(source.key, None) or _study(session, source)
+    study = session.decoded.pop(source.key, None) or study_of(session, source)
     prediction, explanations, trust = load_analysis(analysis, study, session.bundle)
     intensity = session.bundle.spec.preparation.intensity
     window = (intensity.low, intensity.high) if intensity.kind == "window" else None
     result = Result(study, prediction, explanations, session.config_sha256, created(study), window, trust)
     folder = session.folder(source.key)
-    _sweep(folder.parent, f".{source.key}.*")
+    sweep(folder.parent, f".{source.key}.*")
     outputs = export_all(result, folder, session.settings.export)
     manifest = Manifest(
         key=study.key,
@@ -246,15 +144,6 @@ def export(session: Session, source: SourceFiles, analysis: Path) -> Manifest:
     )
     write_text(folder / "manifest.json", json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
     return manifest
-
-
-def _sweep(folder: Path, pattern: str) -> None:
-    """Remove what a killed process left of an atomic replacement; the claim keeps living ones away."""
-    for left in folder.glob(pattern):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
 
 
 def read_manifest(folder: Path, identity: JobIdentity | None = None) -> Manifest | None:
@@ -412,32 +301,3 @@ def complete(session: Session, job_id: int) -> None:
     analysis.unlink(missing_ok=True)
     analysis.with_suffix(".sha256").unlink(missing_ok=True)
     (session.settings.output / "quarantine" / f"{identity.study_key}.json").unlink(missing_ok=True)
-
-
-def _study(session: Session, source: SourceFiles) -> Study:
-    from medxai.predict.infer import check_fit
-
-    settings = session.settings
-    gap = settings.largest_gap_mm if settings.geometry == "straighten" else None
-    slide = session.bundle.spec.slide
-    cells = None if slide is None else slide.mpp * slide.tile / CELLS
-    study = read_study(source, settings.modality, gap, cells)
-    try:
-        check_fit(session.bundle, study.volume, force=settings.force)
-    except MedxaiError as error:
-        raise error.about(source.key) from error
-    return study
-
-
-def _is_slide(study: Study) -> bool:
-    """False for a plain picture, which is explained as one tile whatever the bundle."""
-    from medxai.ingest.slide import is_slide
-
-    headers = study.volume.source
-    return study.kind == "slide" or (len(headers) == 1 and is_slide(headers[0]))
-
-
-def _autocast(settings: RunSettings) -> Any:
-    import torch
-
-    return torch.bfloat16 if settings.precision == "bfloat16" else None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from medxai.brain_ablate import Cohort, _folds
+from medxai.brain_settings import AblateSettings
+from medxai.errors import MismatchError
 from medxai.prepare.brain.scaling import spatial
 from medxai.trust.fusion_ablation import FusionAblation, auroc, log_probability
 from medxai.trust.network_removal import Removal
@@ -139,3 +143,20 @@ def test_retraining_is_a_mode_of_the_command(site, capfd, tmp_path):
     assert "(corrected p=n/a: no random sets were drawn)" in page
     wrong = command(capfd, *arguments, "--retrain", "linear", "--group-by", "site")
     assert "participants.tsv has no column 'site'" in wrong.errors[0]
+
+
+def test_folds_keep_kin_together_and_follow_the_smaller_class(site, tmp_path):
+    _, people, _, _ = site
+    many = [replace(people[n % 6].features, subject=f"sub-{n}") for n in range(40)]
+    settings = AblateSettings(features=tmp_path, output=tmp_path, bundle="x", retrain_folds=5)
+
+    def of(truth, kin=None):
+        return _folds(Cohort(tuple(many[: len(truth)]), tuple(truth), {}, ""), kin, settings)
+
+    kin = [f"family{n // 4}" for n in range(40)]
+    folds = of([0, 1] * 20, kin)
+    assert all(len({int(f) for f, k in zip(folds, kin, strict=True) if k == name}) == 1 for name in set(kin))
+    assert {int(f) for f in folds} == set(range(5))
+    assert np.bincount(of([0] * 30 + [1] * 4)).size == 4  # as many as the small class allows
+    with pytest.raises(MismatchError, match="two of every class"):
+        of([0, 0, 0, 1])

@@ -14,7 +14,7 @@ import pytest
 import torch
 from pydicom import Dataset, dcmread
 
-from medxai import pipeline
+from medxai import analysis, pipeline
 from medxai.errors import MedxaiError
 from medxai.records.outbox import Outbox
 from medxai.records.worklist import JobRow
@@ -339,17 +339,17 @@ def test_a_stored_analysis_is_used_and_a_harmed_one_is_not(tmp_path: Path) -> No
     with pipeline.studies(session) as discovery:
         (source,) = discovery.sources
         identity, job = pipeline.register(session, source)
-        path = pipeline.analyse(session, source, identity)
+        path = analysis.analyse(session, source, identity)
         stored = path.stat().st_mtime_ns
-        assert pipeline.analysis_valid(path)
+        assert analysis.analysis_valid(path)
         time.sleep(0.01)
-        assert pipeline.analyse(session, source, identity).stat().st_mtime_ns == stored
+        assert analysis.analyse(session, source, identity).stat().st_mtime_ns == stored
         assert pipeline.run_study(session, source).analyses == 0
         assert not path.exists()
         session.worklist.reopen(job.id)
-        pipeline.analyse(session, source, identity)
+        analysis.analyse(session, source, identity)
         path.write_bytes(path.read_bytes()[:-1] + b"!")
-        assert not pipeline.analysis_valid(path)
+        assert not analysis.analysis_valid(path)
         (session.folder(source.key) / "case.html").unlink()
         assert pipeline.run_study(session, source).analyses == 1
 

@@ -13,13 +13,13 @@ from pydicom import Dataset, dcmread
 
 from medxai.errors import IngestError
 from medxai.explain import slide_map
-from medxai.explain.slide_map import Progress, SlideAnalysis, explain_slide
+from medxai.explain.slide_map import Progress, explain_slide
 from medxai.explain.slide_plane import place_cells, plane_affine
 from medxai.explain.study_map import ExplainOptions
 from medxai.ingest.read import read_study
 from medxai.predict.bundle import AllowList, load_bundle
 from medxai.predict.bundle_spec import SlideSpec
-from medxai.study import SourceFiles, Volume
+from medxai.study import Result, SourceFiles, Volume
 from tests import slides, tiffs
 from tests.studies import command
 from tests.test_slide_run import dark_bundle, tile_block
@@ -87,11 +87,12 @@ def study_of(folder: Path, datasets: list[Dataset]) -> tuple[SourceFiles, list[P
     return SourceFiles("0123456789ab", "dicom", tuple(paths)), paths
 
 
-def explained(bundle_path: Path, source: SourceFiles, work: Path, progress: Progress | None = None) -> SlideAnalysis:
+def explained(bundle_path: Path, source: SourceFiles, work: Path, progress: Progress | None = None) -> Result:
     bundle = load_bundle(bundle_path, AllowList.of(bundle_path))
     study = read_study(source, cell_um=16.0)
     options = ExplainOptions(batch_size=16)
-    return explain_slide(bundle, bundle.network(), study, source.files, options, work, progress=progress)
+    found = explain_slide(bundle, bundle.network(), study, source.files, options, work, progress=progress)
+    return Result(study, found[0], found[1], "", "", None, found[2])
 
 
 def test_tiles_are_those_of_the_network_one_by_one(tmp_path: Path, tiles: tuple[Path, Path]) -> None:
@@ -100,12 +101,12 @@ def test_tiles_are_those_of_the_network_one_by_one(tmp_path: Path, tiles: tuple[
     found = explained(tiles[0], source, tmp_path / "work")
     picture = slides.tissue()
     bundle = load_bundle(tiles[0], AllowList.of(tiles[0]))
-    down, across = found.tiles.shape
+    down, across = found.prediction.tiles.shape
     assert (down, across) == (15, 20)
-    for n in (0, len(found.tiles.numbers) // 2, int(np.argmax(found.prediction.window_logits[:, 1]))):
-        top, left, bottom, right = (round(float(v)) for v in found.tiles.boxes[n])
+    for n in (0, len(found.prediction.tiles.numbers) // 2, int(np.argmax(found.prediction.window_logits[:, 1]))):
+        top, left, bottom, right = (round(float(v)) for v in found.prediction.tiles.boxes[n])
         assert (bottom - top, right - left) == (64, 64)
-        assert found.tiles.numbers[n] == top // 64 * across + left // 64
+        assert found.prediction.tiles.numbers[n] == top // 64 * across + left // 64
         tile = np.full((64, 64, 3), 255, np.uint8)
         inside = picture[top:bottom, left:right]
         tile[: inside.shape[0], : inside.shape[1]] = inside
@@ -149,10 +150,10 @@ def test_a_damaged_tile_costs_itself_alone(tmp_path: Path, tiles: tuple[Path, Pa
     content[start : start + 200] = bytes(200)
     paths[0].write_bytes(bytes(content))
     found = explained(tiles[0], source, tmp_path / "work")
-    lost = set(whole.tiles.numbers.tolist()) - set(found.tiles.numbers.tolist())
-    assert len(found.tiles.failed) == len(lost) > 0
+    lost = set(whole.prediction.tiles.numbers.tolist()) - set(found.prediction.tiles.numbers.tolist())
+    assert len(found.prediction.tiles.failed) == len(lost) > 0
     assert len(lost) <= 6  # a stored tile of 96 x 128 lies under so many of 64 x 64 at most
-    kept = np.isin(whole.tiles.numbers, found.tiles.numbers)
+    kept = np.isin(whole.prediction.tiles.numbers, found.prediction.tiles.numbers)
     np.testing.assert_array_equal(whole.prediction.window_logits[kept], found.prediction.window_logits)
 
 
@@ -166,10 +167,10 @@ def test_a_shard_that_is_all_damaged_is_left_out(
     # Every stored tile of the second half begins with no JPEG any more.
     paths[0].write_bytes(content[:middle] + content[middle:].replace(b"\xff\xd8\xff", b"\x00\x00\x00"))
     found = explained(tiles[0], source, tmp_path / "work")
-    assert len(found.tiles.failed) > 40
-    assert len(found.tiles.numbers) > 40
-    assert max(found.tiles.numbers) < 20 * 10  # nothing below the middle of 15 rows of 20
-    assert found.explanations[0].raw.shape[0] == len(found.tiles.numbers)
+    assert len(found.prediction.tiles.failed) > 40
+    assert len(found.prediction.tiles.numbers) > 40
+    assert max(found.prediction.tiles.numbers) < 20 * 10  # nothing below the middle of 15 rows of 20
+    assert found.explanations[0].raw.shape[0] == len(found.prediction.tiles.numbers)
 
 
 def test_a_plain_picture_is_one_tile(tmp_path: Path, capfd: Capture, tiles: tuple[Path, Path]) -> None:

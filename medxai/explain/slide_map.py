@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, astuple, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,23 +60,6 @@ _VERDICTS = ("supported", "limited", "withheld")
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, eq=False)
-class SlideAnalysis:
-    """What a network says of a slide.
-
-    Attributes:
-        prediction: fused over tiles; `window_logits` are theirs.
-        explanations: one a method; `raw` of every tile, `input_map` on the plane of cells.
-        tiles: which tile is where, and what became of it.
-        trust: a report for each explanation, from the most evident tile; the worst verdict of the `JUDGED` counts.
-    """
-
-    prediction: Prediction
-    explanations: tuple[Explanation, ...]
-    tiles: SlideTiles
-    trust: tuple[TrustReport, ...]
-
-
 def explain_slide(
     bundle: Bundle,
     network: nn.Module,
@@ -86,7 +69,7 @@ def explain_slide(
     work: Path,
     assess: Callable[[Study, Prepared, Prediction, tuple[Explanation, ...]], tuple[TrustReport, ...]] | None = None,
     progress: Progress | None = None,
-) -> SlideAnalysis:
+) -> tuple[Prediction, tuple[Explanation, ...], tuple[TrustReport, ...]]:
     """Decide and explain every tile of tissue.
 
     Args:
@@ -98,6 +81,11 @@ def explain_slide(
         work: folder for the shards; what is there of the same slide and settings is not computed again.
         assess: judges one tile as a study of its own; None for no trust reports.
         progress: called with (tiles done, tiles in all).
+
+    Returns:
+        The decision, fused over tiles, with the tiles; an explanation for each method, `raw` of every tile and
+        `input_map` on the plane of cells; and a report for each, from the most evident tile with the worst verdict of
+        the `JUDGED` most evident ones.
 
     Raises:
         IngestError: no level fits the tiles, or there is no tissue.
@@ -142,7 +130,7 @@ def explain_slide(
         trust: tuple[TrustReport, ...] = ()
         if assess is not None:
             trust = _judged(bundle, study, slide, read, prediction, explanations, assess)
-    return SlideAnalysis(prediction, explanations, tiles, trust)
+    return replace(prediction, tiles=tiles), explanations, trust
 
 
 def _tell(progress: Progress | None, before: int, total: int, seen: int) -> None:

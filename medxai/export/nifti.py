@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medxai.export.naming import ascii_text, chosen, method_title, stem
-from medxai.export.slide import is_slide
 from medxai.files import write_bytes
+from medxai.ingest.slide import shows_slide
 from medxai.settings import ExportOptions
 from medxai.study import Affine, Explanation, Result
 
@@ -24,7 +24,7 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 def applies(result: Result) -> str | None:
     """Return None for cines and for images with a place in millimetres, otherwise the reason why not."""
     volume = result.study.volume
-    if is_slide(volume) or result.study.kind == "slide":
+    if shows_slide(result.study):
         return "NIfTI states a place in a scanner, and a whole slide has one on the glass"
     if volume.axes == "THW":
         return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medxai.export.provenance import source_header
-from medxai.ingest.slide import SLIDE
+from medxai.ingest.slide import SLIDE, shows_slide
 from medxai.study import FloatArray, Result, Volume
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def reduced(result: Result, longest: int = LONGEST_PICTURE) -> Result:
     """
     volume = result.study.volume
     step = math.ceil(max(volume.shape[-2:]) / longest)
-    if step < 2 or not (is_slide(volume) or result.study.kind == "slide"):
+    if step < 2 or not shows_slide(result.study):
         return result
     affine = volume.affine.copy()
     affine[:3, 3] += (affine[:3, 1] + affine[:3, 2]) * (step - 1) / 2

@@ -9,6 +9,8 @@ from medxai.ingest.dicom_file import image_type
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+    from medxai.study import Study
+
 #: VL Whole Slide Microscopy Image Storage.
 SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 #: Third value of ImageType (PS3.3 C.8.12.4.1.1) of what is no level of the pyramid.
@@ -23,6 +25,12 @@ _ASIDE = {
 def is_slide(header: Dataset) -> bool:
     """True for an image of a whole slide: a level of its pyramid, its label or an overview."""
     return str(header.get("SOPClassUID", "")) == SLIDE
+
+
+def shows_slide(study: Study) -> bool:
+    """True for a study that is a whole slide, DICOM or not."""
+    headers = study.volume.source
+    return study.kind == "slide" or (len(headers) == 1 and is_slide(headers[0]))
 
 
 def aside(header: Dataset) -> str | None:

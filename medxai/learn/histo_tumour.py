@@ -62,7 +62,7 @@ def train(data: Path, work: Path, out: Path, n_folds: int, say: Say) -> Path:
     fold_folders = [folds / question.name / f"fold{number}" for number in range(n_folds)]
     if not (metrics.exists() and all(path.is_dir() for path in fold_folders)):
         cross_validate(question, tiles, folds, say, origin)
-    if not found.exists():
+    if not found.exists() or json.loads(found.read_text())["folds"] != n_folds:
         figures = json.loads(metrics.read_text()) | {"folds": n_folds, "maps": measure(fold_folders, say)}
         write_text(found, json.dumps(figures, indent=1) + "\n")
     figures = json.loads(found.read_text())

@@ -32,7 +32,7 @@ class LinearRetraining:
         matrices: which of ``sfc``, ``dfc``, ``fa``.
         truth: index of the true class of each.
         positive: index of the explained class.
-        folds: ``[S]`` in which each is tested, see `medxai.trust.subject_folds`.
+        folds: ``[S]`` in which each is tested, see `medxai.learn.splits`.
         strength: ``C`` of scikit-learn: larger fits closer.
     """
 

@@ -26,7 +26,7 @@ BATCH, BATCHES, RUNS = 16, 2, 7
 _CHILD = """
 import sys
 from pathlib import Path
-from medxai import pipeline
+from medxai import analysis, pipeline
 from medxai.session import open_session
 from medxai.settings import make_settings
 settings = make_settings({'inputs': [Path(sys.argv[1])], 'output': Path(sys.argv[2]), 'bundle': sys.argv[3],
@@ -35,7 +35,7 @@ session = open_session(settings)
 (source,) = pipeline.find_studies(settings).sources
 identity, _ = pipeline.register(session, source)
 pipeline.ingest(session, source)
-pipeline.export(session, source, pipeline.analyse(session, source, identity))
+pipeline.export(session, source, analysis.analyse(session, source, identity))
 (peak,) = [int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM:')]
 print(peak / 2**20)
 """

@@ -13,7 +13,7 @@ from tests.bench.entry import Entry, of_runs
 _CHILD = """
 import json, sys, time
 from pathlib import Path
-from medxai import pipeline
+from medxai import analysis, pipeline
 from medxai.session import open_session
 from medxai.settings import make_settings
 source_dir, out = Path(sys.argv[1]), Path(sys.argv[2])
@@ -30,7 +30,7 @@ begin = time.perf_counter()
 (source,) = stage('discover', lambda: pipeline.find_studies(settings)).sources
 identity, job = stage('hash', lambda: pipeline.register(session, source))
 stage('ingest', lambda: pipeline.ingest(session, source))
-path = stage('analyse', lambda: pipeline.analyse(session, source, identity))
+path = stage('analyse', lambda: analysis.analyse(session, source, identity))
 stage('export', lambda: pipeline.export(session, source, path))
 marks['total'] = time.perf_counter() - begin
 marks['peak_gib'] = value('VmHWM:')

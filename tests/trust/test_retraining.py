@@ -10,15 +10,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from medxai.errors import MismatchError
 from medxai.learn.fusion_retraining import FusionRetraining
+from medxai.learn.splits import grouped_folds
 from medxai.networks.hierarchical_fusion import HierarchicalFusion
 from medxai.prepare.brain.subject import SubjectFeatures
 from medxai.trust.fusion_ablation import auroc, log_probability, score_rows
 from medxai.trust.linear_retraining import LinearRetraining
 from medxai.trust.network_ablation import NetworkAblation, knock_out
 from medxai.trust.network_removal import Removal
-from medxai.trust.subject_folds import subject_folds
 from sample_cases.synthetic_brain import YEO, Planted, simulate, synthetic_carriers
 
 NOTHING = Planted(grid=(4, 6, 5), windows=6, cube=(0, 0, 0, 1), dynamic_windows=(1, 2), size=(0.0, 0.0, 0.0),
@@ -49,7 +48,7 @@ def linear(signal: tuple[str, ...], *, shuffled: bool = False, **options):
     subjects, truth, carriers = cohort(signal, **options)
     if shuffled:
         truth = np.random.default_rng(2).permutation(truth).tolist()
-    score = LinearRetraining(subjects, ("sfc", "fa"), truth, 1, subject_folds(truth, carriers, 4))
+    score = LinearRetraining(subjects, ("sfc", "fa"), truth, 1, grouped_folds(truth, carriers, 4, 0))
     return score, subjects[0].networks
 
 
@@ -111,7 +110,7 @@ def test_two_that_stand_in_for_each_other_show_together_and_alone(make):
 
 def test_a_fit_over_products_is_that_of_scikit_learn_over_edges():
     subjects, truth, carriers = cohort(("Cont",), 24)
-    folds = subject_folds(truth, carriers, 4)
+    folds = grouped_folds(truth, carriers, 4, 0)
     subjects[3] = replace(subjects[3], dfc=None)
     removed = np.array([name in ("Vis", "Limbic") for name in subjects[0].networks])
     rows = LinearRetraining(subjects, ("sfc", "dfc"), truth, 1, folds, strength=5.0)(removed)
@@ -139,20 +138,9 @@ def test_a_fit_over_products_is_that_of_scikit_learn_over_edges():
     assert auroc(everything) == 0.5
 
 
-def test_folds_keep_kin_together_and_classes_alike():
-    truth = [0, 1] * 20
-    kin = [f"family{n // 4}" for n in range(40)]
-    folds = subject_folds(truth, kin, 5, seed=3)
-    assert all(len({int(f) for f, k in zip(folds, kin, strict=True) if k == name}) == 1 for name in set(kin))
-    assert {int(f) for f in folds} == set(range(5))
-    assert np.bincount(subject_folds([0] * 30 + [1] * 4)).tolist() == [9, 9, 8, 8]  # as many as the small class allows
-    with pytest.raises(MismatchError, match="two of every class"):
-        subject_folds([0, 0, 0, 1])
-
-
 def test_a_fusion_network_trained_anew_never_sees_what_is_taken_out():
     subjects, truth, carriers = cohort(("Cont",), 16)
-    folds = subject_folds(truth, carriers, 2)
+    folds = grouped_folds(truth, carriers, 2, 0)
     networks = np.array(subjects[0].networks)
     gone = networks == "Cont"
 
