@@ -242,3 +242,18 @@ def test_the_plane_lies_where_its_affine_says() -> None:
     centre = affine @ (0, (rows * drawn).sum() / drawn.sum(), (columns * drawn).sum() / drawn.sum(), 1)
     np.testing.assert_allclose(centre, plane @ (0, 7, 11, 1), atol=1e-6)
     assert drawn.max() == pytest.approx(1.0, abs=0.15)
+
+
+def test_no_file_name_in_what_is_said(tmp_path: Path, capfd: Capture, tiles: tuple[Path, Path]) -> None:
+    """Files may be named after the patient; a slide that is too coarse is put aside under its pseudonym."""
+    folder = tmp_path / "in"
+    coarse = slides.level(slides.tissue((120, 160)), spacing=(0.05, 0.05))
+    folder.mkdir()
+    coarse.save_as(folder / "SECRET^NAME.dcm", enforce_file_format=True)
+    Image.fromarray(slides.tissue((300, 400))).save(folder / "SECRET_two.tif")
+    bundle, allow = tiles
+    done = command(capfd, "run", folder, "-b", bundle, "-o", tmp_path / "out", "--allow", allow)
+    assert done.code == 2
+    assert "um per pixel need tiles enlarged" in done.err
+    assert "SECRET" not in done.out + done.err
+    assert len(list((tmp_path / "out" / "quarantine").glob("*.json"))) == 2

@@ -100,7 +100,7 @@ def explain_slide(
         if method.INFO.repeats or method.INFO.layer != "one":
             words = "runs the network again or reads several layers, which takes too long for every tile of a slide"
             raise ExplainError(f"{method.INFO.name} {words}; use gradcam or another method of one forward")
-    with open_slide(list(files)) as slide:
+    with open_slide(list(files), name=study.key) as slide:
         tissue = find_tissue(slide)
         grid = tile_grid(slide, tissue, size=block.tile, mpp=block.mpp, least_tissue=block.least_tissue)
         whole = _Shards(bundle, network, study, slide, tissue, options, work).run(grid, progress)

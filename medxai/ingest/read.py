@@ -83,5 +83,5 @@ def _read(
 
 
 def _slide(source: SourceFiles, cell_um: float | None) -> tuple[Volume, tuple[str, ...]]:
-    with open_slide(source.files) as slide:
+    with open_slide(source.files, name=source.key) as slide:
         return read_level(slide, source.key, cell_um)

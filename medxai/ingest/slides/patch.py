@@ -11,12 +11,13 @@ from medxai.ingest.picture import read_picture
 from medxai.ingest.slides.level import Colours, Level, Slide, anisotropy_note
 
 
-def open_patch(path: Path, mpp: tuple[float, float] | None) -> Slide:
+def open_patch(path: Path, mpp: tuple[float, float] | None, name: str) -> Slide:
     """Read a picture of tissue.
 
     Args:
         path: PNG or JPEG of at most 64 million pixels.
         mpp: micrometres between rows and between columns.
+        name: for messages.
 
     Raises:
         IngestError: not readable, or `mpp` is not given.
@@ -28,7 +29,7 @@ def open_patch(path: Path, mpp: tuple[float, float] | None) -> Slide:
             "is a plain picture, which states no micrometres per pixel, so that tiles have no size: "
             "give them with --mpp (open_slide(mpp=...))"
         )
-        raise IngestError(msg, study=path.name)
+        raise IngestError(msg, study=name)
     pixels = read_picture(path, modality="SM").pixels
     notes = anisotropy_note(mpp)
     if pixels.shape[0] == 1:
@@ -39,7 +40,7 @@ def open_patch(path: Path, mpp: tuple[float, float] | None) -> Slide:
     colours = np.ascontiguousarray(np.rint(pixels).astype(np.uint8).transpose(1, 2, 0))
     shape = (colours.shape[0], colours.shape[1])
     return Slide(
-        name=path.name,
+        name=name,
         kind="picture",
         levels=(Level(shape=shape, mpp=mpp, downsample=1.0, tile=shape),),
         source=_Source(colours),

@@ -29,20 +29,21 @@ def openslide() -> ModuleType:
     return module
 
 
-def open_vendor(path: Path, mpp: tuple[float, float] | None) -> Slide:
+def open_vendor(path: Path, mpp: tuple[float, float] | None, name: str) -> Slide:
     """Open a slide in a format of OpenSlide.
 
     Args:
         path: of the file.
         mpp: micrometres between rows and between columns of the finest level, or None for what the file states.
+        name: for messages.
 
     Raises:
         IngestError: OpenSlide is missing or cannot read the file, or micrometres per pixel are unknown.
     """
-    source = _Source(path)
+    source = _Source(path, name)
     properties = source.handle.properties
     try:
-        spacing = mpp or _stated(properties, path.name)
+        spacing = mpp or _stated(properties, name)
         shapes = [(rows, columns) for columns, rows in source.handle.level_dimensions]
         levels = tuple(
             Level(
@@ -58,7 +59,7 @@ def open_vendor(path: Path, mpp: tuple[float, float] | None) -> Slide:
         source.close()
         raise
     return Slide(
-        name=path.name,
+        name=name,
         kind="svs" if properties.get("openslide.vendor") == "aperio" else "tiff",
         levels=levels,
         source=source,
@@ -70,8 +71,8 @@ def open_vendor(path: Path, mpp: tuple[float, float] | None) -> Slide:
 class _Source:
     """An open file; opened again after an error, since OpenSlide refuses everything after the first."""
 
-    def __init__(self, path: Path) -> None:
-        self._module, self._path = openslide(), path
+    def __init__(self, path: Path, name: str) -> None:
+        self._module, self._path, self._name = openslide(), path, name
         self.handle = self._open()
 
     def _open(self) -> Any:
@@ -79,7 +80,7 @@ class _Source:
             return self._module.OpenSlide(self._path)
         except (self._module.OpenSlideError, OSError) as error:
             msg = f"OpenSlide cannot read it ({type(error).__name__}); the file is damaged or of another format"
-            raise IngestError(msg, study=self._path.name) from error
+            raise IngestError(msg, study=self._name) from error
 
     def read(self, level: int, row: int, column: int, height: int, width: int) -> Colours:
         columns0, rows0 = self.handle.level_dimensions[0]
@@ -91,7 +92,7 @@ class _Source:
         except self._module.OpenSlideError as error:
             self._reopen()
             msg = f"level {level}: {self._damaged(level, row, column, height, width)} cannot be decoded; it is damaged"
-            raise TileError(msg, study=self._path.name) from error
+            raise TileError(msg, study=self._name) from error
         alpha = picture[..., 3:].astype(np.uint16)
         if (alpha == 255).all():
             return np.ascontiguousarray(picture[..., :3])
