@@ -77,6 +77,7 @@ def analyse(session: Session, source: SourceFiles, identity: JobIdentity, progre
         stability=settings.stability,
         prepared=session.prepared,
         force=settings.force,
+        slide=settings.slide,
     )
     step = partial(progress, source.key) if progress else None
     shards = path.with_suffix(".shards")

@@ -103,6 +103,16 @@ def run(
     send_withheld: Annotated[
         bool, typer.Option("--send-withheld", help="Write maps that the trust gate withholds all the same, labelled.")
     ] = False,
+    slide_pooling: Annotated[
+        str, typer.Option(help="Decision over the tiles of a slide: bundle (its own rule) or attention (learnt).")
+    ] = "bundle",
+    slide_stain: Annotated[
+        str, typer.Option(help="Bring a slide's stains to those of training: none, macenko or whitening.")
+    ] = "none",
+    slide_icc: Annotated[bool, typer.Option("--slide-icc", help="Apply the ICC profile of slides.")] = False,
+    leave_out_flagged: Annotated[
+        bool, typer.Option("--leave-out-flagged", help="Without tiles that are blurred, folded or under ink.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     allow: Annotated[Path | None, typer.Option(help="JSON file with hashes of further bundles.")] = None,
 ) -> None:
@@ -124,6 +134,12 @@ def run(
             **({} if straighten is None else {"geometry": "straighten", "largest_gap_mm": straighten}),
             "device": device,
             "allow": allow,
+            "slide": {
+                "pooling": slide_pooling,
+                "stain": slide_stain,
+                "icc": slide_icc,
+                "flagged": "leave_out" if leave_out_flagged else "keep",
+            },
             "export": {"output_set": output_set}
             | {name: True for name, on in (("labelmap", labelmap), ("send_withheld", send_withheld)) if on},
         }

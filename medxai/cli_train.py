@@ -177,6 +177,11 @@ def train_dceac(
     clusters: Annotated[int | None, typer.Option(min=2, help="How many [the file's]; no result of the method.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder of all that is trained [output of the file].")] = None,
     report: Annotated[Path | None, typer.Option(help="Folder that receives page, figures and pictures.")] = None,
+    out: Out = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="Micrometres per pixel of the tiles, for the bundle of --out.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Whose network becomes the bundle of --out [the first].")] = None,
     dry_run: Annotated[bool, typer.Option("--list", help="List the pieces and which are done, do nothing.")] = False,
 ) -> None:
     """Cluster histology tiles without labels (DCEAC), beside its ablations, colours alone and a supervised bound.
@@ -199,13 +204,60 @@ def train_dceac(
             for arm in settings.arms:
                 typer.echo(f"{'done' if comparison.result(settings, arm, seed) else 'open':5} seed_{seed}/{arm}")
         return
+    if out is not None and mpp is None:
+        raise SettingsError("--out needs --mpp: micrometres per pixel of the tiles, at which slides are to be read")
     say = _teller()
     tiles = comparison.work(settings, say)
+    if out is not None and mpp is not None:
+        from medxai.learn.clustering.bundle import write_dceac
+        from medxai.learn.train import check_and_allow
+
+        path = write_dceac(settings, tiles.classes, settings.seeds[0] if seed is None else seed, mpp, out)
+        if problems := check_and_allow(path, out):
+            raise SettingsError("; ".join(problems), study=path.name)
+        typer.echo(f"bundle {path}; run slides with --allow {out / 'allow.json'}")
     if report is not None:
         from medxai.learn.clustering.report import write_report
 
         for path in write_report(settings, tiles, report, say):
             typer.echo(f"  {path}")
+
+
+@train_app.command("nuclei")
+def train_nuclei(
+    config: Annotated[Path, typer.Option("--config", "-c", help="YAML file.")] = Path("configs/nuclei.yaml"),
+    work: Annotated[Path | None, typer.Option(help="Folder of all that is trained [output of the file].")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder that receives page, figures and pictures.")] = None,
+    out: Out = None,
+    dry_run: Annotated[bool, typer.Option("--list", help="List the pieces and which are done, do nothing.")] = False,
+) -> None:
+    """Outline nuclei from one point each (DoNuSeg), beside its ablations and a network that is given the masks.
+
+    Without folders in the file, synthetic fields are drawn. Every piece is done once. Kill it at any time; the same
+    command goes on from the last choice of labels.
+    """
+    from medxai.learn.nuclei import comparison
+    from medxai.learn.nuclei.settings import load_nuclei_settings
+    from medxai.session import quiet_libraries
+
+    quiet_libraries()
+    settings = load_nuclei_settings(config, {"output": work} if work else None)
+    if dry_run:
+        for arm, seed in comparison.pieces(settings):
+            typer.echo(f"{'done' if comparison.result(settings, arm, seed) else 'open':5} seed_{seed}/{arm}")
+        return
+    say = _teller()
+    comparison.work(settings, say)
+    if report is not None:
+        from medxai.learn.nuclei.report import write_report
+
+        for path in write_report(settings, report, say):
+            typer.echo(f"  {path}")
+    if out is not None:
+        from medxai.learn.nuclei.bundle import store
+
+        if problems := store(settings, out, say):
+            raise SettingsError("; ".join(problems), study="nuclei")
 
 
 @validate_app.command("lung_us")

@@ -100,6 +100,13 @@ def open_session(settings: RunSettings) -> Session:
         msg = "device is cuda, but torch finds none; use device: auto"
         raise MedxaiError(msg)
     network = bundle.network(device)
+    if settings.slide.pooling == "attention":
+        from medxai.predict.slide_pooling import load_attention
+
+        load_attention(bundle)
+        if settings.prepared != "no":
+            msg = "--slide-pooling attention reads features that a compiled network does not give; use prepared: no"
+            raise SettingsError(msg)
     if settings.layer is not None:
         check_layer(network, settings.layer)
     url = settings.database or sqlite_url(settings.output / ".medxai" / "worklist.sqlite")

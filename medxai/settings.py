@@ -177,6 +177,24 @@ class Destination(_Frozen):
         return self
 
 
+class SlideOptions(_Frozen):
+    """How whole slides are decided tile by tile; without effect on anything else.
+
+    Attributes:
+        pooling: logits of tiles -> decision of the slide: by the rule of the ``bundle``, or by its ``attention`` over
+            tiles, where it has weights for that.
+        stain: ``macenko`` or ``whitening`` bring the slide's colours to those of the bundle's training tiles before the
+            network; Macenko without such takes the published reference.
+        icc: colours go through the slide's ICC profile first; a slide without one is refused then.
+        flagged: whether tiles that are blurred, folded or under ink decide with the others or are left out.
+    """
+
+    pooling: Literal["bundle", "attention"] = "bundle"
+    stain: Literal["none", "macenko", "whitening"] = "none"
+    icc: bool = False
+    flagged: Literal["keep", "leave_out"] = "keep"
+
+
 class RunSettings(_Frozen):
     """One batch: inputs, model, methods, outputs.
 
@@ -204,6 +222,7 @@ class RunSettings(_Frozen):
         precision: ``float32``, or ``bfloat16`` autocast on devices that profit.
         prepared: run the compiled form of the bundle (``medxai bundle prepare``) in this precision where it is there
             and allowed, and the network itself where it is not.
+        slide: how whole slides are decided tile by tile.
         batch_size: windows per forward pass.
         workers: studies worked on at the same time.
         database: SQLAlchemy URL of the worklist.
@@ -237,6 +256,7 @@ class RunSettings(_Frozen):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     prepared: Literal["no", "float32", "bfloat16"] = "no"
+    slide: SlideOptions = SlideOptions()
     batch_size: PositiveInt = 4
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     database: str | None = None

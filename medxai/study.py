@@ -160,11 +160,13 @@ class SlideTiles:
         numbers: ``[n]`` place in the grid, counted row by row.
         boxes: ``[n, 4]`` top, left, bottom, right in pixels of the finest level.
         tissue: ``[n]`` share of the tile that is tissue.
-        flags: of each tile, ``blurred``, ``pen`` and ``fold`` with spaces between; mostly empty.
-        failed: tiles that could not be read, and why.
-        shown: positions of the tiles in `pictures`: those that speak most for the explained class, the most so first,
-            then those that speak least.
+        flags: of each tile, ``blurred``, ``pen``, ``fold`` and ``unlike`` (those of training) with spaces between;
+            mostly empty.
+        failed: tiles without a part in the decision, and why: they could not be read, or were to be left out.
+        shown: positions of the tiles in `pictures`, group by group.
+        shown_as: group of each in words: ``most tumour``, the most so first, ``least tumour``, ``least sure``.
         pictures: ``[m, s, s, 3]`` RGB 0..255.
+        attention: ``[n]`` share of each tile in the decision, which sums to 1; None unless attention decided.
     """
 
     shape: tuple[int, int]
@@ -174,7 +176,9 @@ class SlideTiles:
     flags: tuple[str, ...]
     failed: tuple[str, ...]
     shown: npt.NDArray[np.int64]
+    shown_as: tuple[str, ...]
     pictures: npt.NDArray[np.uint8]
+    attention: FloatArray | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,10 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 
 from medxai.errors import IngestError
-from medxai.explain import slide_map
-from medxai.explain.slide_map import Progress, explain_slide
+from medxai.explain import slide_shards
+from medxai.explain.slide_map import explain_slide
 from medxai.explain.slide_plane import place_cells, plane_affine
+from medxai.explain.slide_shards import Progress
 from medxai.explain.study_map import ExplainOptions
 from medxai.ingest.read import read_study
 from medxai.predict.bundle import AllowList, load_bundle
@@ -120,7 +121,7 @@ def test_tiles_are_those_of_the_network_one_by_one(tmp_path: Path, tiles: tuple[
 
 
 def test_a_killed_run_goes_on(tmp_path: Path, tiles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slide_map, "SHARD", 40)
+    monkeypatch.setattr(slide_shards, "SHARD", 40)
     source, _ = study_of(tmp_path / "in", slides.pyramid())
 
     class Killed(Exception):
@@ -160,7 +161,7 @@ def test_a_damaged_tile_costs_itself_alone(tmp_path: Path, tiles: tuple[Path, Pa
 def test_a_shard_that_is_all_damaged_is_left_out(
     tmp_path: Path, tiles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slide_map, "SHARD", 20)
+    monkeypatch.setattr(slide_shards, "SHARD", 20)
     source, paths = study_of(tmp_path / "in", slides.pyramid(syntax="jpeg"))
     content = paths[0].read_bytes()
     middle = content.find(b"\xff\xd8\xff", len(content) // 2)

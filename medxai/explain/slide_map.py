@@ -7,30 +7,29 @@ the slide.
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, astuple, replace
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from medxai.errors import ExplainError
 from medxai.explain.engine import load_methods
 from medxai.explain.slide_plane import place_cells, plane_affine
+from medxai.explain.slide_shards import Progress, Shards, changed, picture, prepared_tile
 from medxai.explain.study_map import ExplainOptions, target_layer
-from medxai.files import atomic_path
-from medxai.identity import sha256_json
+from medxai.ingest.slides.colour_change import Change, colour_change
 from medxai.ingest.slides.open import open_slide
-from medxai.ingest.slides.quality import TileMeasures, judge, measure_tile
+from medxai.ingest.slides.quality import TileMeasures, judge
+from medxai.ingest.slides.stain import Stains
 from medxai.ingest.slides.tiles import TileGrid, stream, tile_grid
 from medxai.ingest.slides.tissue import Tissue, find_tissue
-from medxai.predict.infer import make_prediction
-from medxai.prepare.prepare import Prepared, prepare
+from medxai.ingest.slides.whitening import Spread
+from medxai.predict.infer import activate, make_prediction
+from medxai.predict.slide_pooling import load_attention, pool
+from medxai.prepare.prepare import Prepared
 from medxai.study import (
     Explanation,
     Flag,
@@ -39,8 +38,6 @@ from medxai.study import (
     SlideTiles,
     Study,
     TrustReport,
-    Volume,
-    image_affine,
 )
 
 if TYPE_CHECKING:
@@ -48,16 +45,15 @@ if TYPE_CHECKING:
 
     from medxai.ingest.slides.level import Colours, Slide
     from medxai.predict.bundle import Bundle
+    from medxai.predict.bundle_spec import SlideSpec
+    from medxai.settings import SlideOptions
 
-#: Tiles of a shard.
-SHARD = 256
 #: Most evident tiles whose explanation is put to the test.
 JUDGED = 5
 #: Tiles at either end of the order that are shown.
 SHOWN = 9
 #: From good to bad.
 _VERDICTS = ("supported", "limited", "withheld")
-Progress = Callable[[int, int], None]
 
 
 def explain_slide(
@@ -100,27 +96,42 @@ def explain_slide(
         if method.INFO.repeats or method.INFO.layer != "one":
             words = "runs the network again or reads several layers, which takes too long for every tile of a slide"
             raise ExplainError(f"{method.INFO.name} {words}; use gradcam or another method of one forward")
+    attention = load_attention(bundle) if options.slide.pooling == "attention" else None
     with open_slide(list(files), name=study.key) as slide:
         tissue = find_tissue(slide)
         grid = tile_grid(slide, tissue, size=block.tile, mpp=block.mpp, least_tissue=block.least_tissue)
-        whole = _Shards(bundle, network, study, slide, tissue, options, work).run(grid, progress)
+        change = _change(slide, grid, tissue, options.slide, block)
+        whole = Shards(bundle, network, study, slide, tissue, change, options, work).run(grid, progress)
         if not len(whole["numbers"]):
             raise ExplainError(f"none of {len(grid)} tiles of tissue can be read", study=study.key)
+        quality = judge(TileMeasures(*row) for row in whole["measures"].tolist())
+        unlike = whole["distances"] > getattr(network, "far", np.inf)
+        named = (("blurred", quality.blurred), ("pen", quality.inked), ("fold", quality.folded), ("unlike", unlike))
+        flags = [" ".join(name for name, where in named if where[n]) for n in range(len(whole["numbers"]))]
+        if options.slide.flagged == "leave_out":
+            whole, flags = _without_flagged(whole, flags, study.key)
         prediction = make_prediction(bundle, whole["logits"])
+        weights: FloatArray | None = None
+        if attention is not None:
+            logits, weights = pool(attention, whole["features"])
+            probabilities = activate(logits, bundle.spec)
+            prediction = replace(prediction, logits=logits, probabilities=probabilities, index=int(np.argmax(logits)))
         index = prediction.index if options.class_label is None else labels.index(options.class_label)
         cell = _cell_um(slide, grid, whole[f"raw_0_{index}"].shape[1:])
-        quality = judge(TileMeasures(*row) for row in whole["measures"].tolist())
         read = grid.take(np.searchsorted(grid.numbers, whole["numbers"]))
-        named = (("blurred", quality.blurred), ("pen", quality.inked), ("fold", quality.folded))
+        groups = _groups(prediction, index)
+        shown = np.concatenate([positions for _, positions in groups])
         tiles = SlideTiles(
             shape=grid.shape,
             numbers=read.numbers,
             boxes=read.finest(slide),
             tissue=read.shares,
-            flags=tuple(" ".join(name for name, where in named if where[n]) for n in range(len(read))),
+            flags=tuple(flags),
             failed=tuple(whole["failed"]),
-            shown=(shown := _extremes(prediction, index)),
+            shown=shown,
+            shown_as=tuple(words for words, positions in groups for _ in positions),
             pictures=np.stack([_colours(slide, read, n) for n in shown.tolist()]).transpose(0, 2, 3, 1),
+            attention=weights,
         )
         about = (bundle, network, study, options)
         explanations = tuple(
@@ -129,114 +140,28 @@ def explain_slide(
         )
         trust: tuple[TrustReport, ...] = ()
         if assess is not None:
-            trust = _judged(bundle, study, slide, read, prediction, explanations, assess)
+            trust = _judged(bundle, study, slide, read, change, prediction, explanations, assess)
     return replace(prediction, tiles=tiles), explanations, trust
 
 
-def _tell(progress: Progress | None, before: int, total: int, seen: int) -> None:
-    if progress:
-        progress(before + seen, total)
+def _change(slide: Slide, grid: TileGrid, tissue: Tissue, how: SlideOptions, block: SlideSpec) -> Change | None:
+    """What is done to colours before the network; None for nothing."""
+    stains = spread = None
+    if (known := block.colours) is not None:
+        white = np.array(known.white, np.float32)
+        stains = Stains(np.array(known.vectors).T, np.array(known.strongest), white)
+        spread = Spread(np.array(known.variances), np.array(known.directions).T, white)
+    return colour_change(slide, grid, tissue.glass, icc=how.icc, stain=how.stain, stains=stains, spread=spread)
 
 
-class _Shards:
-    """The tiles of a slide, shard by shard."""
-
-    def __init__(
-        self, bundle: Bundle, network: nn.Module, study: Study, slide: Slide, tissue: Tissue, options: ExplainOptions,
-        work: Path,
-    ) -> None:  # fmt: skip
-        self._bundle, self._network, self._study, self._slide = bundle, network, study, slide
-        self._tissue, self._options, self._work = tissue, options, work
-        self._layer = options.layer or target_layer(bundle, network)
-
-    def run(self, grid: TileGrid, progress: Progress | None) -> dict[str, Any]:
-        """Arrays over all tiles that could be read, and the reasons of the others."""
-        shards = grid.shards(max(1, -(-len(grid) // SHARD)))
-        stated = {
-            "input": self._study.input_sha256, "model": self._bundle.sha256, "layer": self._layer,
-            "methods": self._options.methods, "options": {k: dict(v) for k, v in self._options.method_options.items()},
-            "tiles": len(grid), "autocast": str(self._options.autocast), "masking": self._options.masking,
-            "seed": self._options.seed,
-        }  # fmt: skip
-        folder = self._work / sha256_json(stated)[:16]
-        parts, done = [], 0
-        for number, shard in enumerate(shards):
-            path = folder / f"{number:05d}.npz"
-            found = _read(path)
-            if found is None:
-                found = self._shard(shard, partial(_tell, progress, done, len(grid)))
-                with atomic_path(path) as temporary, temporary.open("wb") as stream:
-                    np.savez(stream, **found)
-                found = _read(path)
-            assert found is not None  # noqa: S101
-            parts.append(found)
-            done += len(shard)
-            if progress:
-                progress(done, len(grid))
-        read = [part for part in parts if len(part["numbers"])] or parts[:1]  # one that is all damaged has no maps
-        whole: dict[str, Any] = {
-            name: np.concatenate([part[name] for part in read]) for name in parts[0] if name != "failed"
-        }
-        whole["failed"] = [reason for part in parts for reason in json.loads(part["failed"].tobytes())]
-        return whole
-
-    def _shard(self, shard: TileGrid, tell: Callable[[int], None]) -> dict[str, Any]:
-        from medxai.explain.engine import explain
-
-        options, labels = self._options, self._bundle.spec.labels
-        rows: dict[str, list[Any]] = {}
-        failed: list[str] = []
-        seen = 0
-        for batch in stream(self._slide, shard, options.batch_size, as_float=False):
-            failed += [f"tile {f.number}: {f.reason}" for f in batch.failed]
-            seen += len(batch.numbers) + len(batch.failed)
-            if not len(batch.numbers):
-                continue
-            x = np.stack([prepared_tile(tile, self._bundle).pixels for tile in batch.tiles])
-            found = explain(
-                self._network, torch.from_numpy(x).to(options.device), methods=options.methods,
-                classes=list(range(len(labels))), layers=self._layer, options=options.method_options,
-                autocast=options.autocast, masking=options.masking, seed=options.seed, prepared=options.prepared,
-            )  # fmt: skip
-            values: dict[str, Any] = {"numbers": batch.numbers, "logits": found.logits.float().cpu().numpy()}
-            for n, name in enumerate(options.methods):
-                for index in range(len(labels)):
-                    values[f"raw_{n}_{index}"] = found.get(name, index).raw.float().cpu().numpy()
-            colours = np.ascontiguousarray(batch.tiles.transpose(0, 2, 3, 1))
-            measures = [measure_tile(tile, shard.choice.mpp, self._tissue) for tile in colours]
-            values["measures"] = np.array([astuple(measured) for measured in measures])
-            for name, value in values.items():
-                rows.setdefault(name, []).append(value)
-            tell(seen)
-        arrays = {name: np.concatenate(parts) for name, parts in rows.items()} or self._nothing()
-        return arrays | {"failed": np.frombuffer(json.dumps(failed).encode(), np.uint8)}
-
-    def _nothing(self) -> dict[str, Any]:
-        """A shard of which no tile can be read."""
-        labels = self._bundle.spec.labels
-        raws = {f"raw_{n}_{c}": np.zeros((0, 1, 1), np.float32) for n in range(len(self._options.methods))
-                for c in range(len(labels))}  # fmt: skip
-        return {"numbers": np.zeros(0, np.int64), "logits": np.zeros((0, len(labels)), np.float32),
-                "measures": np.zeros((0, 3)), **raws}  # fmt: skip
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A shard that was done; None where there is none, or a damaged one."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def prepared_tile(tile: Colours, bundle: Bundle) -> Prepared:
-    """A tile ``[3, s, s]`` 0..255 as the network takes it: like a picture, without a scale."""
-    return prepare(_picture(tile), bundle.spec.preparation)
-
-
-def _picture(tile: Colours) -> Volume:
-    pixels = np.ascontiguousarray(tile, np.float32)
-    return Volume(pixels=pixels, axes="HW", affine=image_affine(), modality="SM", calibrated=False)
+def _without_flagged(whole: dict[str, Any], flags: list[str], key: str) -> tuple[dict[str, Any], list[str]]:
+    """The same without flagged tiles, which are told of like those that could not be read."""
+    kept = np.flatnonzero([not words for words in flags])
+    if not len(kept):
+        raise ExplainError(f"each of {len(flags)} tiles is blurred, folded or under ink", study=key)
+    left = [f"tile {whole['numbers'][n]}: left out: {words}" for n, words in enumerate(flags) if words]
+    fewer = {name: value if name == "failed" else value[kept] for name, value in whole.items()}
+    return fewer | {"failed": whole["failed"] + left}, [""] * len(kept)
 
 
 def _cell_um(slide: Slide, grid: TileGrid, cells: tuple[int, int]) -> tuple[float, float]:
@@ -261,7 +186,7 @@ def _explanation(
     parameters: dict[str, Any] = {
         "tiles": len(tiles.numbers),
         "failed": len(tiles.failed),
-        "fusion": bundle.spec.fusion,
+        "fusion": bundle.spec.fusion if options.slide.pooling == "bundle" else "attention",
     }
     return Explanation(
         method=name,
@@ -296,11 +221,19 @@ def _margin(prediction: Prediction, index: int) -> FloatArray:
     return found
 
 
-def _extremes(prediction: Prediction, index: int) -> npt.NDArray[np.int64]:
-    """The tiles that speak most for a class, then as many that speak least."""
+def _groups(prediction: Prediction, index: int) -> list[tuple[str, npt.NDArray[np.int64]]]:
+    """Tiles that are shown: most and least for a class, most for each other of several, least sure."""
+    each, labels = prediction.window_probabilities, prediction.labels
+    assert each is not None  # noqa: S101
     order = np.argsort(-_margin(prediction, index), kind="stable")
-    half = min(SHOWN, len(order) // 2)
-    return np.concatenate([order[:half], order[::-1][:half]]) if half else order[:1]
+    half = min(SHOWN, (len(order) + 1) // 2)
+    found = [(f"most {labels[index]}", order[:half]), (f"least {labels[index]}", order[half:][::-1][:half])]
+    for other in range(len(labels)):
+        if other != index and len(labels) > 2:
+            mine = np.argsort(-_margin(prediction, other), kind="stable")
+            found.append((f"most {labels[other]}", mine[each[mine].argmax(1) == other][:SHOWN]))
+    doubtful = np.argsort(each.max(1), kind="stable")[:half]
+    return [*found, ("least sure", doubtful)]
 
 
 def _colours(slide: Slide, read: TileGrid, n: int) -> Colours:
@@ -310,7 +243,7 @@ def _colours(slide: Slide, read: TileGrid, n: int) -> Colours:
 
 
 def _judged(
-    bundle: Bundle, study: Study, slide: Slide, read: TileGrid, prediction: Prediction,
+    bundle: Bundle, study: Study, slide: Slide, read: TileGrid, change: Change | None, prediction: Prediction,
     explanations: tuple[Explanation, ...],
     assess: Callable[[Study, Prepared, Prediction, tuple[Explanation, ...]], tuple[TrustReport, ...]],
 ) -> tuple[TrustReport, ...]:  # fmt: skip
@@ -319,15 +252,14 @@ def _judged(
     logits = prediction.window_logits
     reports: list[tuple[TrustReport, ...]] = []
     for n in np.argsort(-_margin(prediction, explanations[0].class_index), kind="stable")[:JUDGED].tolist():
-        tile = _colours(slide, read, n)
+        tile = changed(_colours(slide, read, n), change)
         prepared = prepared_tile(tile, bundle)
         alone = make_prediction(bundle, logits[n : n + 1])
         own = tuple(
             replace(e, raw=e.raw[n : n + 1], flags=frozenset() if (e.raw[n] > 0).any() else frozenset({"empty"}))
             for e in explanations
         )
-        picture = replace(study, volume=_picture(tile), kind="picture")
-        reports.append(assess(picture, prepared, alone, own))
+        reports.append(assess(replace(study, volume=picture(tile), kind="picture"), prepared, alone, own))
     found = []
     for each in zip(*reports, strict=True):
         worst = max(each, key=lambda report: _VERDICTS.index(report.verdict))

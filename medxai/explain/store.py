@@ -17,7 +17,7 @@ from medxai.predict.bundle import Bundle
 from medxai.prepare.grid import plan_grid
 from medxai.study import Affine, Confidence, Explanation, FloatArray, Prediction, SlideTiles, Study, TrustReport
 
-_FORMAT = 3
+_FORMAT = 4
 
 
 def save_analysis(
@@ -60,9 +60,13 @@ def save_analysis(
         "confidence": asdict(prediction.confidence) if prediction.confidence else None,
     }
     if (tiles := prediction.tiles) is not None:
-        header["tiles"] = {"shape": tiles.shape, "flags": tiles.flags, "failed": tiles.failed}
+        header["tiles"] = {
+            "shape": tiles.shape, "flags": tiles.flags, "failed": tiles.failed, "shown_as": tiles.shown_as,
+        }  # fmt: skip
         arrays |= {"tile_numbers": tiles.numbers, "tile_boxes": tiles.boxes, "tile_tissue": tiles.tissue,
                    "tile_shown": tiles.shown, "tile_pictures": tiles.pictures}  # fmt: skip
+        if tiles.attention is not None:
+            arrays["tile_attention"] = tiles.attention
     for i, item in enumerate(explanations):
         arrays[f"raw_{i}"] = item.raw
         arrays[f"input_{i}"] = item.input_map
@@ -145,8 +149,9 @@ def _tiles(stored: dict[str, Any] | None, arrays: dict[str, Any]) -> SlideTiles 
     numbers, boxes, tissue = (arrays[name] for name in named)
     flags, failed = tuple(stored["flags"]), tuple(stored["failed"])
     return SlideTiles(
-        (down, across), numbers, boxes, tissue, flags, failed, arrays["tile_shown"], arrays["tile_pictures"]
-    )
+        (down, across), numbers, boxes, tissue, flags, failed, arrays["tile_shown"],
+        tuple(stored["shown_as"]), arrays["tile_pictures"], arrays.get("tile_attention"),
+    )  # fmt: skip
 
 
 def _confidence(stored: dict[str, Any] | None) -> Confidence | None:

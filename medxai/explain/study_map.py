@@ -21,6 +21,7 @@ from medxai.explain.target_layer import find_stages, find_target_layer
 from medxai.predict.confidence import ask_again
 from medxai.predict.infer import check_answer, fuse_logits, make_prediction
 from medxai.predict.windows import Windows, plan_windows
+from medxai.settings import SlideOptions
 from medxai.study import Explanation, Flag, FloatArray, Prediction, Study
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class ExplainOptions:
         seed: of every random draw.
         prepared: compiled form of the bundle's network.
         force: explain what the network calls none of its own.
+        slide: how whole slides are decided.
     """
 
     methods: tuple[str, ...] = ("gradcam",)
@@ -71,6 +73,7 @@ class ExplainOptions:
     seed: int = 0
     prepared: CompiledNetwork | None = None
     force: bool = False
+    slide: SlideOptions = field(default_factory=SlideOptions)
 
 
 @dataclass(frozen=True, eq=False)

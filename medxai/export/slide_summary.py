@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 
 from medxai.export.naming import percent
+from medxai.export.slide_attention import compared
+from medxai.export.slide_classes import class_picture, shown_groups
 from medxai.study import Result
 
+#: What tiles may be flagged as.
+FLAGS = ("blurred", "pen", "fold", "unlike")
 #: Why a slide has no DICOM objects beside its page.
 NO_OBJECTS = (
     "None. Objects refer to a DICOM image, and this slide is in another format: convert it to DICOM first, and explain "
@@ -38,8 +42,11 @@ def tiles_line(result: Result) -> str:
     """
     tiles, label = result.prediction.tiles, result.prediction.label
     assert tiles is not None  # noqa: S101
-    lost = f", {len(tiles.failed)} could not be read" if tiles.failed else ""
-    return f"decided by {len(tiles.numbers)} tiles{lost}; {percent(tissue_shares(result)[label])} of tissue {label}"
+    lost = f", {len(tiles.failed)} could not be read or were left out" if tiles.failed else ""
+    how = "" if tiles.attention is None else " and attention over them"
+    return (
+        f"decided by {len(tiles.numbers)} tiles{lost}{how}; {percent(tissue_shares(result)[label])} of tissue {label}"
+    )
 
 
 def summary(result: Result) -> dict[str, Any] | None:
@@ -51,22 +58,23 @@ def summary(result: Result) -> dict[str, Any] | None:
     tiles, each = result.prediction.tiles, result.prediction.window_probabilities
     if tiles is None or each is None:
         return None
-    index = result.explanations[0].class_index
-    flagged = {word: sum(word in flags.split() for flags in tiles.flags) for word in ("blurred", "pen", "fold")}
-    shown = [
-        {"image": _jpeg(picture), "words": f"tile {tiles.numbers[n]}: {percent(float(each[n, index]))}"}
-        for n, picture in zip(tiles.shown.tolist(), tiles.pictures, strict=True)
+    flagged = {word: sum(word in flags.split() for flags in tiles.flags) for word in FLAGS}
+    groups = [
+        (title, [{"image": _jpeg(picture), "words": words} for words, picture in group])
+        for title, group in shown_groups(result, tiles)
     ]
-    half = (len(shown) + 1) // 2
+    classes = base64.b64encode(class_picture(result, tiles)).decode()
     return {
         "label": result.explanations[0].class_label,
         "read": len(tiles.numbers),
         "failed": len(tiles.failed),
+        "left_out": sum("left out" in reason for reason in tiles.failed),
+        "attention": compared(result),
         "flagged": sum(bool(flags) for flags in tiles.flags),
         "flags": ", ".join(f"{count} {word}" for word, count in flagged.items() if count),
         "shares": [(name, percent(share)) for name, share in tissue_shares(result).items()],
-        "most": shown[:half],
-        "least": shown[half:],
+        "groups": groups,
+        "classes": f"data:image/png;base64,{classes}",
     }
 
 

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from medxai.export.colours import heat
-from medxai.export.naming import NOTICE, chosen, is_hidden, method_title, percent, stem
+from medxai.export.naming import NOTICE, chosen, is_hidden, method_title, stem
 from medxai.export.outlines import outlines
+from medxai.export.slide_attention import tile_evidence
+from medxai.export.slide_classes import class_picture, shown_groups
 from medxai.files import write_bytes, write_text
 from medxai.settings import ExportOptions
 from medxai.study import Explanation, Result, SlideTiles
@@ -37,21 +39,25 @@ def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
             )
     if len(tiles.shown):
         paths.append(write_bytes(folder / f"{ROLE}.png", typical(result, tiles)))
+    paths.append(write_bytes(folder / f"{ROLE}_classes.png", class_picture(result, tiles)))
     return paths
 
 
 def table(result: Result, tiles: SlideTiles) -> str:
-    """One line a tile: its place in pixels of the finest level, probabilities, mean evidence, tissue, quality."""
+    """One line a tile: place in pixels of the finest level, probabilities, evidence, attention, tissue, quality."""
     prediction = result.prediction
     assert prediction.window_probabilities is not None  # noqa: S101
     heads = ["tile", "top", "left", "bottom", "right", *(f"p_{name}" for name in prediction.labels)]
-    heads += [f"evidence_{item.method}" for item in result.explanations] + ["tissue", "flags"]
+    heads += [f"evidence_{item.method}" for item in result.explanations]
+    heads += ["tissue", "flags"] if tiles.attention is None else ["attention", "tissue", "flags"]
     lines = ["\t".join(heads)]
-    evidence = [np.maximum(item.raw, 0).mean((1, 2)) for item in result.explanations]
+    evidence = [tile_evidence(item) for item in result.explanations]
     for n, number in enumerate(tiles.numbers.tolist()):
         cells = [str(number), *(f"{v:.1f}" for v in tiles.boxes[n])]
         cells += [f"{p:.5f}" for p in prediction.window_probabilities[n]]
-        cells += [f"{values[n]:.5g}" for values in evidence] + [f"{tiles.tissue[n]:.3f}", tiles.flags[n] or "n/a"]
+        cells += [f"{values[n]:.5g}" for values in evidence]
+        cells += [] if tiles.attention is None else [f"{tiles.attention[n]:.5g}"]
+        cells += [f"{tiles.tissue[n]:.3f}", tiles.flags[n] or "n/a"]
         lines.append("\t".join(cells))
     lines += [f"# {reason}" for reason in tiles.failed]
     return "\n".join(lines) + "\n"
@@ -84,24 +90,21 @@ def geojson(result: Result, explanation: Explanation, options: ExportOptions) ->
 
 
 def typical(result: Result, tiles: SlideTiles) -> bytes:
-    """A PNG: the tiles that speak most for the explained class, and those that speak least."""
+    """A PNG: the tiles that speak most and least for the explained class, most for others, and those least sure."""
     from PIL import Image, ImageDraw
 
-    index, label = result.explanations[0].class_index, result.explanations[0].class_label
-    each = result.prediction.window_probabilities
-    assert each is not None  # noqa: S101
-    size, half = tiles.pictures.shape[1], (len(tiles.shown) + 1) // 2
-    width, height = half * (size + _GAP) + _GAP, 2 * (size + _LINE + _GAP) + _GAP
+    size, groups = tiles.pictures.shape[1], shown_groups(result, tiles)
+    across = max(len(group) for _, group in groups)
+    width, height = across * (size + _GAP) + _GAP, len(groups) * (size + _LINE + _GAP) + _GAP
     image = Image.new("RGB", (width, height), (14, 18, 24))
     draw = ImageDraw.Draw(image)
-    for n, which in enumerate(tiles.shown.tolist()):
-        left, row = _GAP + n % half * (size + _GAP), n // half
+    for row, (title, group) in enumerate(groups):
         above = _GAP + row * (size + _LINE + _GAP)
-        if n % half == 0:
-            draw.text((left, above + 2), f"{'most' if row == 0 else 'least'} {label}", fill=(244, 190, 90))
-        words = f"tile {tiles.numbers[which]}: {percent(float(each[which, index]))}"
-        draw.text((left, above + 17), words, fill=(210, 214, 220))
-        image.paste(Image.fromarray(tiles.pictures[n]), (left, above + _LINE))
+        draw.text((_GAP, above + 2), title, fill=(244, 190, 90))
+        for column, (words, picture) in enumerate(group):
+            left = _GAP + column * (size + _GAP)
+            draw.text((left, above + 17), words, fill=(210, 214, 220))
+            image.paste(Image.fromarray(picture), (left, above + _LINE))
     stream = io.BytesIO()
     image.save(stream, format="PNG", compress_level=6)
     return stream.getvalue()

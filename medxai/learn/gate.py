@@ -131,6 +131,44 @@ def lung_us_cases(data: Path, work: Path, most: int, say: Say) -> list[Case]:
     return cases
 
 
+def histo_tumour_cases(data: Path, work: Path, most: int, say: Say) -> list[Case]:
+    """Figures of tiles, each by the network of the fold that never saw its patch.
+
+    Args:
+        data: folder with the patches.
+        work: folder of the training, with the bundles of its folds.
+        most: tiles of each fold.
+        say: told how far it is.
+
+    Raises:
+        SettingsError: the training left no folds, or the patches are not there.
+    """
+    from medxai.learn.histology import QUESTION, all_tiles
+    from medxai.learn.splits import grouped_folds
+    from medxai.learn.tile_folds import picture_of
+    from medxai.networks.efficientnet_lite import TARGET_LAYER
+
+    folders = [work / "cohorts" / QUESTION.name / f"fold{number}" for number in range(QUESTION.folds)]
+    if not all(folder.is_dir() for folder in folders):
+        msg = f"no folds of {QUESTION.name}; train histo_tumour with --folds {QUESTION.folds} first"
+        raise SettingsError(msg)
+    tiles, _ = all_tiles(data)
+    labels, patches = [tile.label for tile in tiles], [tile.picture for tile in tiles]
+    fold = grouped_folds(labels, patches, QUESTION.folds, QUESTION.how.recipe.seed)
+    cases: list[Case] = []
+    for number, folder in enumerate(folders):
+        path = folder / f"{QUESTION.name}_fold{number}"
+        bundle = load_bundle(path, AllowList.of(path))
+        network = bundle.network()
+        mine = np.flatnonzero(fold == number)
+        mine = mine[np.linspace(0, len(mine) - 1, min(most, len(mine))).round().astype(int)]
+        items = [make_item(bundle, network, picture_of(tiles[n], QUESTION.modality), patches[n]) for n in mine.tolist()]
+        found, _ = collect(network, items, method=METHOD, layer=TARGET_LAYER)
+        cases += found
+        say(f"histo_tumour: fold {number}, {len(items)} tiles")
+    return cases
+
+
 def phantom_ct_cases(most: int, say: Say) -> list[Case]:
     """Figures of fresh phantoms with up to two lesions.
 
@@ -190,16 +228,17 @@ def main(
     """Learn the thresholds of a shipped bundle.
 
     Args:
-        name: ``breast_us``, ``lung_us`` or ``phantom_ct``.
+        name: ``breast_us``, ``histo_tumour``, ``lung_us`` or ``phantom_ct``.
         data: folder of the real data.
         work: folder of the training.
-        most: images of each fold, or phantoms.
+        most: images or tiles of each fold, or phantoms.
         again: learn from the stored figures.
     """
     from medxai.trust.gate.show import print_calibration
 
     words = {
         "breast_us": "BUSI, each image by the network of the fold that never saw it",
+        "histo_tumour": "CAMELYON and OCDC, each tile by the network of the fold that never saw its patch",
         "lung_us": "lung ultrasound, each recording by the network of the fold that never saw its patient",
         "phantom_ct": f"phantoms of seeds from {_PHANTOM_SEED}, which no training draws",
     }
@@ -210,6 +249,8 @@ def main(
         cases = read_cases(EVIDENCE / f"trust_{name}_cases.csv")
     elif name == "breast_us":
         cases = breast_us_cases(data, work, most, typer.echo)
+    elif name == "histo_tumour":
+        cases = histo_tumour_cases(data, work, most, typer.echo)
     elif name == "lung_us":
         cases = lung_us_cases(data, work, most, typer.echo)
     else:

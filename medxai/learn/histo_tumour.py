@@ -8,31 +8,41 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.torch import save
 
 from medxai.errors import SettingsError
-from medxai.files import write_text
+from medxai.files import write_bytes, write_text
+from medxai.ingest.slides.stain import estimate_stains
+from medxai.ingest.slides.whitening import estimate_spread
 from medxai.learn import histology
 from medxai.learn.breast_us import SPEC
 from medxai.learn.card import Card
 from medxai.learn.licence import creative_commons
 from medxai.learn.metrics import Interval, bootstrap
-from medxai.learn.tile_folds import LABELS, block, cross_validate, prepared
+from medxai.learn.splits import grouped_folds
+from medxai.learn.tile_bags import BagRecipe, cross_measure, pool_of, train_attention
+from medxai.learn.tile_folds import LABELS, Question, block, cross_validate, prepared
 from medxai.learn.tiles import Tile
 from medxai.learn.transfer import early_features, train_tail
 from medxai.networks.efficientnet_lite import TARGET_LAYER
-from medxai.predict.bundle_spec import MedxaiBlock, SlideSpec
+from medxai.predict.build import build_network
+from medxai.predict.bundle_spec import MedxaiBlock, SlideColours, SlideSpec
+from medxai.predict.slide_pooling import WEIGHTS
 from medxai.predict.write import write_bundle
+from medxai.study import FloatArray
 
-NAME, VERSION = "histo_tumour", "1.0.0"
+NAME, VERSION = "histo_tumour", "1.1.0"
 #: The patches do not state their resolution; lymphocytes, 7 micrometres wide, have about ten pixels in both sets.
 SLIDE = SlideSpec(mpp=0.7, tile=histology.CUT.size)
+#: How attention over tiles is trained.
+BAGS = BagRecipe()
 MAPS = ("gradcam", "random", "centred_gaussian")
 MEASURES = ("mass_lift", "pointing_game")
 SOURCE = (
@@ -62,17 +72,22 @@ def train(data: Path, work: Path, out: Path, n_folds: int, say: Say) -> Path:
     fold_folders = [folds / question.name / f"fold{number}" for number in range(n_folds)]
     if not (metrics.exists() and all(path.is_dir() for path in fold_folders)):
         cross_validate(question, tiles, folds, say, origin)
-    if not found.exists() or json.loads(found.read_text())["folds"] != n_folds:
-        figures = json.loads(metrics.read_text()) | {"folds": n_folds, "maps": measure(fold_folders, say)}
-        write_text(found, json.dumps(figures, indent=1) + "\n")
-    figures = json.loads(found.read_text())
     images = np.stack([prepared(tile, question.modality) for tile in tiles])
+    figures = json.loads(found.read_text()) if found.exists() else {}
+    if figures.get("folds") != n_folds:
+        figures = json.loads(metrics.read_text()) | {"folds": n_folds, "maps": measure(fold_folders, say)}
+    if "attention" not in figures:
+        figures["attention"] = measure_attention(fold_folders, question, tiles, images, origin, say)
+    write_text(found, json.dumps(figures, indent=1) + "\n")
     features = early_features(images, question.how)
     labels = [tile.label for tile in tiles]
     network = train_tail(features, labels, question.how, work / NAME / "final.ckpt", say)
-    spec: MedxaiBlock = block(question).model_copy(update={"slide": SLIDE, "fusion": "lse"})
+    slide = SLIDE.model_copy(update={"attention": True, "colours": colours_of(tiles)})
+    spec: MedxaiBlock = block(question).model_copy(update={"slide": slide, "fusion": "lse"})
     card = _card(figures, tiles, question.how.recipe)
-    return write_bundle(
+    pool = pool_of(network, images, labels, *_origins(tiles, origin))
+    attention = train_attention(pool, np.arange(len(tiles)), BAGS)
+    path = write_bundle(
         out / NAME,
         network_def={
             "_target_": "medxai.networks.efficientnet_lite.EfficientNetLite0",
@@ -87,6 +102,59 @@ def train(data: Path, work: Path, out: Path, n_folds: int, say: Say) -> Path:
             "weights fine-tuned on the images; no image is included.",
         ),
     )
+    write_bytes(path / WEIGHTS, save({name: tensor.contiguous() for name, tensor in attention.state_dict().items()}))
+    return path
+
+
+def measure_attention(
+    folders: Sequence[Path], question: Question, tiles: Sequence[Tile], images: FloatArray, origin: Mapping[str, str],
+    say: Say,
+) -> dict[str, dict[str, float | int]]:  # fmt: skip
+    """Attention over bags of tiles by the fold networks, see `medxai.learn.tile_bags`.
+
+    Args:
+        folders: of folds, in order.
+        question: that the folds were trained for.
+        tiles: all.
+        images: of them, as prepared.
+        origin: data set of each picture.
+        say: told after every fold.
+    """
+    labels = [tile.label for tile in tiles]
+    sets, patches = _origins(tiles, origin)
+    fold = grouped_folds(labels, patches, question.folds, question.how.recipe.seed)
+    pools = []
+    for number, folder in enumerate(folders):
+        network = build_network(_bundle_of(folder))
+        pool = pool_of(network, images, labels, sets, patches)
+        pools.append((pool, np.flatnonzero(fold != number), np.flatnonzero(fold == number)))
+    return {name: found.as_dict() for name, found in cross_measure(pools, BAGS, say).items()}
+
+
+def colours_of(tiles: Sequence[Tile]) -> SlideColours:
+    """Stains and spread of colours over all training tiles, to which slides can be brought.
+
+    Args:
+        tiles: RGB.
+    """
+    pixels = np.concatenate([tile.pixels.reshape(-1, 3)[::16] for tile in tiles])
+    stains, spread = estimate_stains(pixels), estimate_spread(pixels)
+    return SlideColours.model_validate({
+        "vectors": np.round(stains.vectors.T, 5).tolist(),
+        "strongest": np.round(stains.strongest, 5).tolist(),
+        "variances": np.round(spread.variances, 7).tolist(),
+        "directions": np.round(spread.directions.T, 7).tolist(),
+        "white": stains.white.tolist(),
+    })  # fmt: skip
+
+
+def _origins(tiles: Sequence[Tile], origin: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Data set and patch of every tile."""
+    return [origin[tile.picture] for tile in tiles], [tile.picture for tile in tiles]
+
+
+def _bundle_of(folder: Path) -> Path:
+    return next(path for path in folder.iterdir() if (path / "configs").is_dir())
 
 
 def write_evidence(work: Path, folder: Path) -> Path:
@@ -117,15 +185,13 @@ def measure(folders: Sequence[Path], say: Say) -> dict[str, dict[str, dict[str, 
 
     from medxai.explain import explain
     from medxai.ingest.picture import read_picture
-    from medxai.predict.build import build_network
     from medxai.prepare.prepare import prepare
     from medxai.trust import controls, localisation
 
     rows: dict[str, list[list[float]]] = {name: [] for name in MAPS}
     groups: list[str] = []
     for folder in folders:
-        bundle = next(path for path in folder.iterdir() if (path / "configs").is_dir())
-        network = build_network(bundle)
+        network = build_network(_bundle_of(folder))
         with (folder / "labels.csv").open(newline="") as stream:
             cases = list(csv.DictReader(stream))
         for case in cases:
@@ -164,6 +230,9 @@ def _card(figures: dict[str, Any], tiles: Sequence[Tile], recipe: object) -> Car
     for kind in MAPS:
         for key in MEASURES:
             results[f"{key} of {kind}"] = stated(figures["maps"][kind][key])
+    for name, row in figures["attention"].items():
+        about = f"bags of {BAGS.size} tiles of {row['groups']} patches"
+        results[f"{name} (bags)"] = f"{row['value']:.2f} ({row['low']:.2f}-{row['high']:.2f}, {about})"
     pictures = {tile.picture for tile in tiles}
     return Card(
         name=NAME,
@@ -180,6 +249,8 @@ def _card(figures: dict[str, Any], tiles: Sequence[Tile], recipe: object) -> Car
             "Twenty-six patches of two organs; those of OCDC are of one specimen, and whether those of CAMELYON share "
             "slides is not known. Intervals over patches are too narrow by as much.",
             f"Micrometres per pixel are not stated by the data; {SLIDE.mpp} is taken from the size of lymphocytes.",
+            "Attention over tiles (--slide-pooling attention) was trained on bags that stand for slides, from features "
+            "of tiles that its network had seen; its decisions are poor, as the balanced accuracy of bags shows.",
             "The trust gate has no thresholds for it: no map of it is ever more than limited.",
             "A slide is called after the mean odds of its tiles: a few very sure tiles decide. No slide with a known "
             "diagnosis was tested.",

@@ -109,8 +109,13 @@ def cross_validate(
 
 def prepared(tile: Tile, modality: str) -> FloatArray:
     """A tile as the network sees it, ``[3, 224, 224]``."""
+    return prepare(picture_of(tile, modality), SPEC).pixels
+
+
+def picture_of(tile: Tile, modality: str) -> Volume:
+    """A tile as a picture without a scale."""
     pixels = np.ascontiguousarray(tile.pixels.transpose(2, 0, 1), dtype=np.float32)
-    return prepare(Volume(pixels, "HW", image_affine(), modality, calibrated=False), SPEC).pixels
+    return Volume(pixels, "HW", image_affine(), modality, calibrated=False)
 
 
 def _results(

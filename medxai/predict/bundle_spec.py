@@ -62,6 +62,29 @@ class ChestSpec(BaseModel):
     contrast: bool = False
 
 
+Three = tuple[float, float, float]
+
+
+class SlideColours(BaseModel):
+    """Colours of training tiles, as optical densities (base 10) over bare glass.
+
+    Attributes:
+        vectors: of haematoxylin and of eosin, unit length (`medxai.ingest.slides.stain.Stains`).
+        strongest: 99th percentile of the amount of each.
+        variances: mean square along each of `directions`, rising (`medxai.ingest.slides.whitening.Spread`).
+        directions: three unit vectors.
+        white: RGB 0..255 of bare glass.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vectors: tuple[Three, Three]
+    strongest: tuple[float, float]
+    variances: Three
+    directions: tuple[Three, Three, Three]
+    white: Three
+
+
 class SlideSpec(BaseModel):
     """How a whole slide is cut for a network of tiles (`medxai.ingest.slides`).
 
@@ -69,6 +92,8 @@ class SlideSpec(BaseModel):
         mpp: micrometres per pixel of the tiles that it was trained on.
         tile: pixels along each side of a tile.
         least_tissue: share of tissue below which a tile is not asked.
+        colours: of the training tiles, to which slides can be brought; None where they were not stated.
+        attention: whether the bundle can decide by attention over tiles (`medxai.predict.slide_pooling`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,6 +101,8 @@ class SlideSpec(BaseModel):
     mpp: Annotated[float, Field(gt=0)]
     tile: Annotated[int, Field(ge=16)]
     least_tissue: Annotated[float, Field(ge=0, le=1)] = 0.2
+    colours: SlideColours | None = None
+    attention: bool = False
 
 
 class MedxaiBlock(BaseModel):

@@ -29,7 +29,8 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 ATTENTION = {name for name in method_names() if get_method(name).INFO.family == "attention"}
 DENSE = {"seggradcam", "drise"}
-CLASSIFIER = [name for name in method_names() if name not in ATTENTION | DENSE]
+CLUSTERS = {"clustercam"}
+CLASSIFIER = [name for name in method_names() if name not in ATTENTION | DENSE | CLUSTERS]
 SHAPES = {2: (3, 1, 12, 20), 3: (3, 1, 8, 12, 20)}
 
 

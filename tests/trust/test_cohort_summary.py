@@ -9,12 +9,13 @@ import pytest
 
 from medxai.trust.cohort.choose import choose_default
 from medxai.trust.cohort.columns import Columns
-from medxai.trust.cohort.intervals import Estimate, Patients, rank_correlation
+from medxai.trust.cohort.intervals import Estimate, Patients
 from medxai.trust.cohort.leaderboard import make_leaderboard
 from medxai.trust.cohort.measures import FAITH, PLACE
 from medxai.trust.cohort.page import make_page
 from medxai.trust.cohort.plan import Plan
 from medxai.trust.cohort.relations import agreements, over_cases, within_cases
+from medxai.trust.ranks import rank_correlation
 from tests.trust.planted import made_up, without
 
 #: Both ways of removing agree, and faithful maps lie on the lesion.

@@ -15,9 +15,8 @@ from medxai.errors import SettingsError
 from medxai.learn.clustering.settings import DataSettings
 from medxai.learn.splits import grouped_folds
 from medxai.learn.tiles import Cut, Mask, Pixels, tiles_of
+from medxai.networks.graded_tiles import evened
 
-#: Percentile of each colour that is nearly the brightest of a tile, and what it becomes.
-BRIGHT, BECOMES = 0.8, 0.8
 #: A pixel whose darkest colour is above it is glass.
 GLASS = 220
 _ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -98,8 +97,7 @@ def as_input(pixels: Pixels, stain: str = "tile") -> Tensor:
     x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float() / 255
     if stain == "none":
         return x
-    bright = x.flatten(2).quantile(BRIGHT, dim=2).clamp_min(0.05)[..., None, None]
-    return (x / bright * BECOMES).clamp(0, 1)
+    return evened(x)
 
 
 def split(tiles: TileSet, settings: DataSettings, seed: int) -> Split:

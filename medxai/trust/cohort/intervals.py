@@ -94,19 +94,6 @@ class Patients:
         return _estimate(measure(kept), np.array(found), len(kept), patients)
 
 
-def rank_correlation(a: Values, b: Values) -> float:
-    """Spearman's correlation; NaN for fewer than three pairs or where a side is constant."""
-    from scipy.stats import rankdata
-
-    kept = ~(np.isnan(a) | np.isnan(b))
-    if kept.sum() < 3:
-        return math.nan
-    x, y = rankdata(a[kept]), rankdata(b[kept])
-    x, y = x - x.mean(), y - y.mean()
-    size = math.sqrt(float((x**2).sum() * (y**2).sum()))
-    return float((x * y).sum() / size) if size > 0 else math.nan
-
-
 def _estimate(value: float, drawn: Values, count: int, patients: int) -> Estimate:
     finite = drawn[np.isfinite(drawn)]
     if patients < 2 or not finite.size:

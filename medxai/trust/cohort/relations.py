@@ -10,9 +10,10 @@ from itertools import combinations
 import numpy as np
 
 from medxai.trust.cohort.columns import Columns
-from medxai.trust.cohort.intervals import Estimate, Indices, Values, rank_correlation
+from medxai.trust.cohort.intervals import Estimate, Indices, Values
 from medxai.trust.cohort.measures import FAITH, PLACE
 from medxai.trust.curves import agreement
+from medxai.trust.ranks import rank_correlation
 
 #: Agreement of two ways of removing below which no method is called the most faithful.
 LEAST_AGREEMENT = 0.5

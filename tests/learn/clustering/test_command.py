@@ -14,11 +14,15 @@ from typer.testing import CliRunner
 from flows.cluster import cluster_flow
 from medxai.cli import app
 from medxai.errors import SettingsError
-from medxai.learn.clustering.comparison import relevant, result
+from medxai.explain.cluster_map import cluster_maps
+from medxai.learn.clustering.bundle import names_of
+from medxai.learn.clustering.comparison import relevant, result, trained
+from medxai.learn.clustering.data import as_input
 from medxai.learn.clustering.page import page
 from medxai.learn.clustering.report import collect, spread
 from medxai.learn.clustering.settings import load_dceac
 from sample_cases.synthetic_textures import textures, write
+from tests import tiffs
 
 SHIPPED = Path("configs/dceac.yaml")
 
@@ -127,3 +131,48 @@ def test_folders_with_labels_and_without(tmp_path: Path) -> None:
         assert (out / "images" / "dceac_own.png").exists()
         found = json.loads((out / "evidence" / "dceac.json").read_text())["own"]
         assert len(found["rows"]["attention/refined"]["shares"][0]) == 4
+
+
+def test_names_of_clusters() -> None:
+    """By class; clusters of one class are numbered, without labels all are."""
+    assert names_of(np.array([1, 0, 2]), ("a", "b", "c"), 3) == (("a", "b", "c"), [1, 0, 2])
+    assert names_of(np.array([1, 0, 1]), ("a", "b"), 3) == (("a", "b_1", "b_2"), [1, 0, 2])
+    assert names_of(None, (), 2) == (("cluster_0", "cluster_1"), [0, 1])
+
+
+@pytest.mark.slow
+def test_a_slide_is_graded_by_the_bundle(tmp_path: Path) -> None:
+    """The bundle's tiles have the shares that the clustering gives to the same pixels."""
+    file, out = config(tmp_path, seeds=[0], arms=["attention"]), tmp_path / "bundles"
+    refused = CliRunner().invoke(app, ["train", "dceac", "-c", str(file), "--out", str(out)])
+    assert isinstance(refused.exception, SettingsError)
+    assert "--out needs --mpp" in refused.exception.reason
+    made = CliRunner().invoke(app, ["train", "dceac", "-c", str(file), "--out", str(out), "--mpp", "2"])
+    assert made.exit_code == 0, made.output
+    drawn = np.concatenate([np.concatenate([t.pixels for t in textures(8, n, 32)], 1) for n in range(6)])
+    slide = np.pad(drawn, ((32, 32), (32, 32), (0, 0)), constant_values=244)
+    (tmp_path / "in").mkdir()
+    tiffs.write_pyramid(
+        tmp_path / "in" / "a.tif", slide.shape[:2], tiffs.painter_of(slide), tile=32, factors=(1, 2), mpp=(2.0, 2.0),
+        quality=100,
+    )  # fmt: skip
+    words = ["run", str(tmp_path / "in"), "-b", str(out / "dceac"), "--allow", str(out / "allow.json")]
+    run = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "o"), "-m", "clustercam", "--send-withheld"])
+    assert run.exit_code == 0, run.output
+    (table,) = (tmp_path / "o").glob("*/slide_tiles.tsv")
+    head, *rows = [line.split("\t") for line in table.read_text().splitlines()]
+    columns = [n for n, name in enumerate(head) if name.startswith("p_")]
+    assert len(columns) == 3
+    settings = load_dceac(file)
+    found = result(settings, "attention", 0)
+    order = names_of(np.array(found["refined"]["names"]), ("a", "b", "c"), 3)[1]
+    tile_set = []
+    for row in rows:
+        top, left = (round(float(v)) for v in row[1:3])
+        tile_set.append(slide[top : top + 32, left : left + 32])
+    x = as_input(np.stack(tile_set))
+    expected = cluster_maps(trained(settings, "attention", 0), x).shares[:, order].numpy()
+    got = np.array([[float(row[n]) for n in columns] for row in rows])
+    assert np.abs(got - expected).mean() < 0.01  # the slide's tiles went through JPEG
+    with Image.open(table.with_name("slide_tiles_classes.png")) as picture:
+        assert np.asarray(picture).std() > 10
