@@ -113,6 +113,9 @@ def run(
     leave_out_flagged: Annotated[
         bool, typer.Option("--leave-out-flagged", help="Without tiles that are blurred, folded or under ink.")
     ] = False,
+    judged_tiles: Annotated[
+        int, typer.Option(min=1, help="Most evident tiles of a slide whose trust is measured and written.")
+    ] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     allow: Annotated[Path | None, typer.Option(help="JSON file with hashes of further bundles.")] = None,
 ) -> None:
@@ -139,6 +142,7 @@ def run(
                 "stain": slide_stain,
                 "icc": slide_icc,
                 "flagged": "leave_out" if leave_out_flagged else "keep",
+                "judged": judged_tiles,
             },
             "export": {"output_set": output_set}
             | {name: True for name, on in (("labelmap", labelmap), ("send_withheld", send_withheld)) if on},

@@ -187,12 +187,15 @@ class SlideOptions(_Frozen):
             network; Macenko without such takes the published reference.
         icc: colours go through the slide's ICC profile first; a slide without one is refused then.
         flagged: whether tiles that are blurred, folded or under ink decide with the others or are left out.
+        judged: of how many of the most evident tiles the trust is measured and written; those that decide about the map
+            are always among them.
     """
 
     pooling: Literal["bundle", "attention"] = "bundle"
     stain: Literal["none", "macenko", "whitening"] = "none"
     icc: bool = False
     flagged: Literal["keep", "leave_out"] = "keep"
+    judged: PositiveInt = 5
 
 
 class RunSettings(_Frozen):

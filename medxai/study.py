@@ -167,6 +167,7 @@ class SlideTiles:
         shown_as: group of each in words: ``most tumour``, the most so first, ``least tumour``, ``least sure``.
         pictures: ``[m, s, s, 3]`` RGB 0..255.
         attention: ``[n]`` share of each tile in the decision, which sums to 1; None unless attention decided.
+        trust: position and report of the primary map of each tile that was judged, the most evident first.
     """
 
     shape: tuple[int, int]
@@ -179,6 +180,7 @@ class SlideTiles:
     shown_as: tuple[str, ...]
     pictures: npt.NDArray[np.uint8]
     attention: FloatArray | None = None
+    trust: tuple[tuple[int, TrustReport], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,6 +92,12 @@ def test_attention_decides_and_is_compared_with_the_map(tmp_path: Path, capfd: C
     page = (folder / "case.html").read_text()
     assert "Attention of the decision beside the evidence of the map" in page
     assert "learnt on bags of tiles" in page
+    judged = [line.split("\t") for line in (folder / "slide_tiles_trust.tsv").read_text().splitlines()]
+    assert len(judged) == 1 + 5
+    margin = table["p_dark"] - table["p_pale"]
+    assert margin[table["tile"] == float(judged[1][0])] == margin.max()
+    assert {row[1] for row in judged[1:]} == {"limited"}  # no thresholds
+    assert ", map limited" in page
 
 
 def test_the_comparison_counts_right(tmp_path: Path) -> None:

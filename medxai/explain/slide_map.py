@@ -140,7 +140,9 @@ def explain_slide(
         )
         trust: tuple[TrustReport, ...] = ()
         if assess is not None:
-            trust = _judged(bundle, study, slide, read, change, prediction, explanations, assess)
+            most = options.slide.judged
+            trust, each = _judged(bundle, study, slide, read, change, most, prediction, explanations, assess)
+            tiles = replace(tiles, trust=each)
     return replace(prediction, tiles=tiles), explanations, trust
 
 
@@ -243,15 +245,16 @@ def _colours(slide: Slide, read: TileGrid, n: int) -> Colours:
 
 
 def _judged(
-    bundle: Bundle, study: Study, slide: Slide, read: TileGrid, change: Change | None, prediction: Prediction,
-    explanations: tuple[Explanation, ...],
+    bundle: Bundle, study: Study, slide: Slide, read: TileGrid, change: Change | None, most: int,
+    prediction: Prediction, explanations: tuple[Explanation, ...],
     assess: Callable[[Study, Prepared, Prediction, tuple[Explanation, ...]], tuple[TrustReport, ...]],
-) -> tuple[TrustReport, ...]:  # fmt: skip
-    """The report of the most evident tile, with the worst verdict of the most evident ones."""
+) -> tuple[tuple[TrustReport, ...], tuple[tuple[int, TrustReport], ...]]:  # fmt: skip
+    """The report of the most evident tile, with the worst verdict of the `JUDGED` most evident ones; those of each."""
     assert prediction.window_logits is not None  # noqa: S101
     logits = prediction.window_logits
+    order = np.argsort(-_margin(prediction, explanations[0].class_index), kind="stable")[: max(JUDGED, most)].tolist()
     reports: list[tuple[TrustReport, ...]] = []
-    for n in np.argsort(-_margin(prediction, explanations[0].class_index), kind="stable")[:JUDGED].tolist():
+    for n in order:
         tile = changed(_colours(slide, read, n), change)
         prepared = prepared_tile(tile, bundle)
         alone = make_prediction(bundle, logits[n : n + 1])
@@ -261,11 +264,11 @@ def _judged(
         )
         reports.append(assess(replace(study, volume=picture(tile), kind="picture"), prepared, alone, own))
     found = []
-    for each in zip(*reports, strict=True):
+    for each in zip(*reports[:JUDGED], strict=True):
         worst = max(each, key=lambda report: _VERDICTS.index(report.verdict))
         said = (
             f"of the {len(each)} most evident tiles {sum(r.verdict == worst.verdict for r in each)} are {worst.verdict}"
         )
         reasons = tuple(dict.fromkeys((*worst.reasons, said))) if worst.verdict != "supported" else ()
         found.append(replace(each[0], verdict=worst.verdict, reasons=reasons, forwards=sum(r.forwards for r in each)))
-    return tuple(found)
+    return tuple(found), tuple((n, each[0]) for n, each in zip(order, reports, strict=True))

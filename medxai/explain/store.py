@@ -62,6 +62,7 @@ def save_analysis(
     if (tiles := prediction.tiles) is not None:
         header["tiles"] = {
             "shape": tiles.shape, "flags": tiles.flags, "failed": tiles.failed, "shown_as": tiles.shown_as,
+            "trust": [[n, asdict(report)] for n, report in tiles.trust],
         }  # fmt: skip
         arrays |= {"tile_numbers": tiles.numbers, "tile_boxes": tiles.boxes, "tile_tissue": tiles.tissue,
                    "tile_shown": tiles.shown, "tile_pictures": tiles.pictures}  # fmt: skip
@@ -134,10 +135,7 @@ def load_analysis(
         )
         for i, item in enumerate(header["explanations"])
     )
-    trust = tuple(
-        TrustReport(**(item | {"reasons": tuple(item["reasons"]), "masking": tuple(item["masking"])}))
-        for item in header["trust"]
-    )
+    trust = tuple(_report(item) for item in header["trust"])
     return prediction, explanations, trust
 
 
@@ -151,7 +149,12 @@ def _tiles(stored: dict[str, Any] | None, arrays: dict[str, Any]) -> SlideTiles 
     return SlideTiles(
         (down, across), numbers, boxes, tissue, flags, failed, arrays["tile_shown"],
         tuple(stored["shown_as"]), arrays["tile_pictures"], arrays.get("tile_attention"),
+        tuple((int(n), _report(item)) for n, item in stored["trust"]),
     )  # fmt: skip
+
+
+def _report(item: dict[str, Any]) -> TrustReport:
+    return TrustReport(**(item | {"reasons": tuple(item["reasons"]), "masking": tuple(item["masking"])}))
 
 
 def _confidence(stored: dict[str, Any] | None) -> Confidence | None:

@@ -21,7 +21,8 @@ _SIDE, _LINE = 480, 18
 def shown_groups(result: Result, tiles: SlideTiles) -> list[tuple[str, list[tuple[str, Picture]]]]:
     """The tiles that are shown, by group: its name, and of each tile words and picture ``[s, s, 3]``.
 
-    The words give the probability of the group's class; in the group of those least sure, that of the likeliest.
+    The words give the probability of the group's class, in the group of those least sure that of the likeliest, and
+    the verdict about the tile's map where it was judged.
 
     Args:
         result: of a slide that was decided tile by tile.
@@ -29,12 +30,14 @@ def shown_groups(result: Result, tiles: SlideTiles) -> list[tuple[str, list[tupl
     """
     each, labels = result.prediction.window_probabilities, result.prediction.labels
     assert each is not None  # noqa: S101
+    verdicts = {n: report.verdict for n, report in tiles.trust}
     groups: dict[str, list[tuple[str, Picture]]] = {}
     for which, title, picture in zip(tiles.shown.tolist(), tiles.shown_as, tiles.pictures, strict=True):
         label = title.partition(" ")[2]
         index = labels.index(label) if label in labels else int(each[which].argmax())
         name = "" if label in labels else f" {labels[index]}"
         words = f"tile {tiles.numbers[which]}: {percent(float(each[which, index]))}{name}"
+        words += f", map {verdicts[which]}" if which in verdicts else ""
         groups.setdefault(title, []).append((words, picture))
     return list(groups.items())
 

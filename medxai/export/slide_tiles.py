@@ -28,10 +28,12 @@ def applies(result: Result) -> str | None:
 
 
 def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
-    """Write ``slide_tiles.tsv``, and for each chosen explanation its outlines as GeoJSON; the picture once."""
+    """Write the tables, for each chosen explanation its outlines as GeoJSON, and the pictures once."""
     tiles = result.prediction.tiles
     assert tiles is not None  # noqa: S101
     paths = [write_text(folder / f"{ROLE}.tsv", table(result, tiles))]
+    if tiles.trust:
+        paths.append(write_text(folder / f"{ROLE}_trust.tsv", trust_table(tiles)))
     for explanation in chosen(result, options):
         if not is_hidden(result.trust_of(explanation), options):
             paths.append(
@@ -60,6 +62,17 @@ def table(result: Result, tiles: SlideTiles) -> str:
         cells += [f"{tiles.tissue[n]:.3f}", tiles.flags[n] or "n/a"]
         lines.append("\t".join(cells))
     lines += [f"# {reason}" for reason in tiles.failed]
+    return "\n".join(lines) + "\n"
+
+
+def trust_table(tiles: SlideTiles) -> str:
+    """One line for each tile that was judged: verdict, index and every figure of the trust gate, and why."""
+    names = list(dict.fromkeys(name for _, report in tiles.trust for name in report.figures))
+    lines = ["\t".join(["tile", "verdict", "index", *names, "reasons"])]
+    for n, report in tiles.trust:
+        cells = [str(tiles.numbers[n]), report.verdict, f"{report.index:.4g}"]
+        cells += [f"{report.figures.get(name, float('nan')):.4g}" for name in names]
+        lines.append("\t".join([*cells, "; ".join(report.reasons) or "n/a"]))
     return "\n".join(lines) + "\n"
 
 
