@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from medxai.errors import BundleError, IngestError
-from medxai.explain.slide_map import explain_slide
+from medxai.explain.slide_map import explain_slide, middle_report
 from medxai.explain.store import load_analysis, save_analysis
 from medxai.explain.study_map import ExplainOptions
 from medxai.export.slide_attention import compared, tile_evidence
@@ -24,7 +24,7 @@ from medxai.predict.bundle import AllowList, load_bundle
 from medxai.predict.bundle_spec import SlideColours, SlideSpec
 from medxai.predict.slide_pooling import WEIGHTS, load_attention
 from medxai.settings import SlideOptions
-from medxai.study import Result, SourceFiles
+from medxai.study import Result, SourceFiles, TrustReport
 from tests import slides, stained
 from tests.studies import command
 from tests.test_slide_run import dark_bundle, tile_block
@@ -228,3 +228,21 @@ def test_flagged_tiles_are_left_out_when_asked(tmp_path: Path) -> None:
         tiles.shape[0], -1, tiles.shape[1], found.explanations[0].raw.shape[2]
     )
     assert not cells[3, :, 5].any()
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "middle"),
+    [("ssswl", "supported"), ("slwlw", "limited"), ("wwwss", "withheld"), ("sw", "withheld"), ("l", "limited")],
+)
+def test_the_middle_verdict_of_several_tiles_counts(verdicts: str, middle: str) -> None:
+    names = {"s": "supported", "l": "limited", "w": "withheld"}
+    each = [
+        TrustReport(names[letter], () if letter == "s" else (names[letter],), {"drop": float(n)}, forwards=3)
+        for n, letter in enumerate(verdicts)
+    ]
+    found = middle_report(each)
+    assert (found.verdict, found.figures, found.forwards) == (middle, {"drop": 0.0}, 3 * len(verdicts))
+    assert (found.reasons == ()) == (middle == "supported")
+    if middle != "supported":
+        assert found.reasons[0] == middle
+        assert f"{verdicts.count(middle[0])} {middle}" in found.reasons[-1]
