@@ -10,6 +10,7 @@ from scipy.special import softmax
 from medxai.errors import BundleError, MismatchError
 from medxai.predict.chest_ct import misfits
 from medxai.predict.colour_flow import colour_flow
+from medxai.predict.stain_fit import foreign_colours
 from medxai.predict.windows import plan_windows
 from medxai.study import FloatArray, Prediction, Volume
 
@@ -30,8 +31,8 @@ def check_fit(bundle: Bundle, volume: Volume, *, force: bool = False) -> None:
     Args:
         bundle: the model.
         volume: the study's image.
-        force: accept another body part, coloured Doppler and whatever `medxai.predict.chest_ct` objects to; never
-            another modality or dimension.
+        force: accept another body part, coloured Doppler, foreign colours and whatever `medxai.predict.chest_ct`
+            objects to; never another modality or dimension.
 
     Raises:
         MismatchError: naming what the study is and what the model reads.
@@ -47,6 +48,10 @@ def check_fit(bundle: Bundle, volume: Volume, *, force: bool = False) -> None:
         raise MismatchError(msg)
     if not force and not spec.colour_flow and (shown := colour_flow(volume)) is not None:
         msg = f"{bundle.name} reads grey ultrasound, {shown}; --force goes on"
+        raise MismatchError(msg)
+    known = spec.slide.colours if spec.slide is not None else None
+    if not force and known is not None and (said := foreign_colours(volume, known)) is not None:
+        msg = f"{bundle.name} reads stained tissue, {said}; --force goes on"
         raise MismatchError(msg)
     if not force and volume.body_part and volume.body_part.upper() not in spec.body_parts:
         msg = f"{bundle.name} is for {', '.join(spec.body_parts)}, the study shows {volume.body_part}; --force goes on"
