@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -63,6 +63,19 @@ def write_dicom(path: Path, dataset: Dataset) -> Path:
     with atomic_path(path) as temporary:
         dataset.save_as(temporary, enforce_file_format=True)
     return path
+
+
+def read_arrays(path: Path) -> dict[str, Any] | None:
+    """Return the arrays of an ``.npz`` file by name; None where there is none, or a damaged one."""
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return {name: data[name] for name in data.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 def sweep(folder: Path, pattern: str) -> None:

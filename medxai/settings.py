@@ -20,7 +20,7 @@ class _Frozen(BaseModel):
 Role = Literal[
     "parametric_map", "segmentation", "fractional_segmentation", "secondary_capture", "structured_report",
     "volumetric_report", "presentation_state", "encapsulated_pdf", "key_objects", "nifti", "picture", "movie",
-    "annotations", "slide_tiles", "page",
+    "annotations", "slide_tiles", "slide_overlay", "page",
 ]  # fmt: skip
 ROLES: tuple[Role, ...] = get_args(Role)
 #: What is written when nothing else is asked for: each shows in common viewers or is for people and research.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import astuple
 from functools import partial
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from medxai.explain.study_map import ExplainOptions, target_layer
-from medxai.files import atomic_path
+from medxai.files import atomic_path, read_arrays
 from medxai.identity import sha256_json
 from medxai.ingest.slides.quality import measure_tile
 from medxai.ingest.slides.tiles import TileGrid, stream
@@ -66,12 +65,12 @@ class Shards:
         parts, done = [], 0
         for number, shard in enumerate(shards):
             path = folder / f"{number:05d}.npz"
-            found = _read(path)
+            found = read_arrays(path)
             if found is None:
                 found = self._shard(shard, partial(_tell, progress, done, len(grid)))
                 with atomic_path(path) as temporary, temporary.open("wb") as stream:
                     np.savez(stream, **found)
-                found = _read(path)
+                found = read_arrays(path)
             assert found is not None  # noqa: S101
             parts.append(found)
             done += len(shard)
@@ -129,15 +128,6 @@ class Shards:
             raws["features"] = np.zeros((0, 1), np.float32)
         return {"numbers": np.zeros(0, np.int64), "logits": np.zeros((0, len(labels)), np.float32),
                 "measures": np.zeros((0, 3)), "distances": np.zeros(0, np.float32), **raws}  # fmt: skip
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A shard that was done; None where there is none, or a damaged one."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return None
 
 
 def prepared_tile(tile: Colours, bundle: Bundle) -> Prepared:

@@ -25,6 +25,7 @@ from medxai.export import (
     presentation_state,
     secondary_capture,
     segmentation,
+    slide_overlay,
     slide_tiles,
     structured_report,
     volumetric_report,
@@ -78,6 +79,7 @@ EXPORTERS: tuple[Exporter, ...] = tuple(
         movie,
         bulk_annotations,
         slide_tiles,
+        slide_overlay,
         page,
     )
 )

@@ -48,15 +48,12 @@ def overview(slide: Slide, tissue: Tissue, grid: TileGrid, found: Survey) -> Ima
     from PIL import ImageDraw as Drawing
 
     finest = slide.levels[0]
-    longest = max(side * mpp for side, mpp in zip(finest.shape, finest.mpp, strict=True)) / max(finest.mpp)
-    small = thumbnail(slide, longest=min(LONGEST_PICTURE, int(longest)))
-    zoom = max(1.0, _SHORTEST_PICTURE / max(small.pixels.shape[:2]))
-    height, width = (round(side * zoom) for side in small.pixels.shape[:2])
-    picture = Pictures.fromarray(small.pixels).resize((width, height), Pictures.Resampling.BICUBIC)
+    picture, per_um = backdrop(slide)
+    width, height = picture.size
     canvas = Pictures.new("RGB", (max(width, _LEAST_WIDTH), height + _FOOT), GROUND)
     canvas.paste(picture, (0, 0))
     draw = Drawing.Draw(canvas)
-    scale = tissue.mpp / small.mpp * zoom
+    scale = tissue.mpp * per_um
     for points in outlines(tissue.mask.astype(np.float32), 0.5):
         draw.line([(float(x) * scale, float(y) * scale) for x, y in points], fill=_OUTLINE, width=3)
     words = _words(grid, found)
@@ -72,6 +69,23 @@ def overview(slide: Slide, tissue: Tissue, grid: TileGrid, found: Survey) -> Ima
         draw.rectangle(frame, outline=_COLOURS[words[number]], width=2)
     _legend(draw, words, height)
     return canvas
+
+
+def backdrop(slide: Slide) -> tuple[Image, float]:
+    """Return the slide as a picture to draw on, RGB, and its pixels on a micrometre.
+
+    Args:
+        slide: open; small ones are enlarged to `_SHORTEST_PICTURE`, large ones reduced to `LONGEST_PICTURE`.
+    """
+    from PIL import Image as Pictures
+
+    finest = slide.levels[0]
+    longest = max(side * mpp for side, mpp in zip(finest.shape, finest.mpp, strict=True)) / max(finest.mpp)
+    small = thumbnail(slide, longest=min(LONGEST_PICTURE, int(longest)))
+    zoom = max(1.0, _SHORTEST_PICTURE / max(small.pixels.shape[:2]))
+    height, width = (round(side * zoom) for side in small.pixels.shape[:2])
+    picture = Pictures.fromarray(small.pixels).resize((width, height), Pictures.Resampling.BICUBIC)
+    return picture, zoom / small.mpp
 
 
 def _words(grid: TileGrid, found: Survey) -> list[str]:

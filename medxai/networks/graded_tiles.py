@@ -17,7 +17,7 @@ BRIGHT, BECOMES = 0.8, 0.8
 
 
 def evened(x: Tensor) -> Tensor:
-    """Divide every colour of tiles ``[N, C, H, W]`` in 0..1 by what is nearly its brightest; stains matter less then."""
+    """Divide every colour of tiles ``[N, C, H, W]`` in 0..1 by nearly its brightest, so that stains matter less."""
     bright = x.flatten(2).quantile(BRIGHT, dim=2).clamp_min(0.05)[..., None, None]
     return (x / bright * BECOMES).clamp(0, 1)
 

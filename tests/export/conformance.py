@@ -22,15 +22,22 @@ from pydicom.sequence import Sequence
 
 from medxai.export import ExportOptions, export_all
 from medxai.export.naming import uid_name
+from medxai.export.nuclei_annotations import build as build_nuclei
+from medxai.export.provenance import maker
+from medxai.files import write_dicom
+from medxai.predict.nuclei_masks import pack
+from medxai.predict.slide_nuclei import SlideNuclei
 from medxai.settings import ROLES
-from medxai.study import Result, TrustReport
+from medxai.study import Result, SlideTiles, TrustReport
+from tests import slides
 from tests.export import build
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "conformance_attributes.md"
 HEAD = """# Attributes of the written objects
 
 Made by `python -m tests.export.conformance` from objects written for it; a test fails when this page is not what they
-hold. Sources: CT series, enhanced CT, ultrasound stills in grey and colour, cine; from two models, patients and days.
+hold. Sources: CT series, enhanced CT, ultrasound stills in grey and colour, cine, and for annotations a level of a
+slide; from two models, patients and days.
 
 Presence: **ALWAYS** with a value, **EMPTY** always without one, **VNAP** value not always present, **ANAP** attribute
 not always present. Source: **FIXED** (the value stands beside it), **COPY** of the source image's attribute, **CONFIG**
@@ -48,6 +55,8 @@ _NOT_DICOM = ("nifti", "picture", "movie", "page")
 #: What settings decide.
 _CONFIGURED = {"SeriesNumber", "ContentQualification"}
 _TITLES = {
+    "annotations": "Microscopy Bulk Simple Annotations, outlines of evidence (role `annotations`)",
+    "nuclei_annotations": "Microscopy Bulk Simple Annotations, nuclei (`medxai slide nuclei`)",
     "encapsulated_pdf": "Encapsulated PDF",
     "segmentation_labelmap": "Segmentation, LABELMAP (switch `labelmap`)",
     "segmentation": "Segmentation, BINARY",
@@ -89,30 +98,33 @@ def results() -> Iterator[tuple[Result, list[Dataset]]]:
         case = make()
         first = replace(case.result, trust=(trust, trust))
         yield first, case.sources
-        volume = first.study.volume
-        headers = tuple(_other_patient(header) for header in volume.source)
-        if volume.axes == "HW":  # the other still is a colour image
-            for header in headers:
-                header.SamplesPerPixel, header.PhotometricInterpretation, header.PlanarConfiguration = 3, "RGB", 0
-            volume = replace(volume, pixels=np.repeat(volume.pixels, 3, axis=0))
-        frame = volume.frame_of_reference and volume.frame_of_reference + ".1"
-        volume = replace(volume, source=headers, body_part="KNEE", frame_of_reference=frame)
-        study = replace(first.study, input_sha256="9" * 64, volume=volume)
-        prediction = replace(
-            first.prediction, model="other 7.0.0", model_sha256="8" * 64, labels=("a", "b", "c"),
-            probabilities=first.prediction.probabilities[::-1].copy(),
-        )  # fmt: skip
-        explanations = tuple(
-            replace(item, class_label="b", layer="blocks.1", score=0.5, parameters={}, map=item.map * 2)
-            for item in first.explanations
-        )
-        yield (
-            replace(
-                first, study=study, prediction=prediction, explanations=explanations, config_sha256="7" * 64,
-                created="2023-01-02T03:04:05",
-            ),
-            list(headers),
-        )  # fmt: skip
+        yield _other(first)
+
+
+def _other(first: Result) -> tuple[Result, list[Dataset]]:
+    """The same by another model, about another patient, on another day."""
+    volume = first.study.volume
+    headers = tuple(_other_patient(header) for header in volume.source)
+    if volume.axes == "HW" and len(volume.pixels) == 1:  # the other still is a colour image
+        for header in headers:
+            header.SamplesPerPixel, header.PhotometricInterpretation, header.PlanarConfiguration = 3, "RGB", 0
+        volume = replace(volume, pixels=np.repeat(volume.pixels, 3, axis=0))
+    frame = volume.frame_of_reference and volume.frame_of_reference + ".1"
+    volume = replace(volume, source=headers, body_part="KNEE", frame_of_reference=frame)
+    study = replace(first.study, input_sha256="9" * 64, volume=volume)
+    prediction = replace(
+        first.prediction, model="other 7.0.0", model_sha256="8" * 64, labels=("a", "b", "c"),
+        probabilities=first.prediction.probabilities[::-1].copy(),
+    )  # fmt: skip
+    explanations = tuple(
+        replace(item, class_label="b", layer="blocks.1", score=0.5, parameters={}, map=item.map * 2)
+        for item in first.explanations
+    )
+    other = replace(
+        first, study=study, prediction=prediction, explanations=explanations, config_sha256="7" * 64,
+        created="2023-01-02T03:04:05",
+    )  # fmt: skip
+    return other, list(headers)
 
 
 def _other_patient(header: Dataset) -> Dataset:
@@ -142,6 +154,52 @@ def objects() -> dict[str, list[tuple[Dataset, list[Dataset]]]]:
                         kind = output.role + ("_labelmap" if labelmap else "")
                         found[kind].append((dcmread(folder / output.path), sources))
     return found
+
+
+def slide_objects() -> dict[str, list[tuple[Dataset, list[Dataset]]]]:
+    """Annotations of slides by kind: outlines of evidence, and nuclei with and without doubtful ones."""
+    found: dict[str, list[tuple[Dataset, list[Dataset]]]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as name:
+        case = slides.slide_case(Path(name) / "in", size=(230, 310), levels=1)
+        none = np.zeros(0, np.int64)
+        tiles = SlideTiles(
+            shape=(1, 1), numbers=np.zeros(1, np.int64), boxes=np.array([[0.0, 0.0, 64.0, 64.0]]),
+            tissue=np.ones(1, np.float32), flags=("",), failed=(), shown=none, shown_as=(),
+            pictures=np.zeros((0, 8, 8, 3), np.uint8),
+        )  # fmt: skip
+        first = replace(case.result, prediction=replace(case.result.prediction, tiles=tiles))
+        for header in first.study.volume.source:
+            header.PatientAge = "071Y"
+        other, headers = _other(first)
+        for header in headers:
+            header.SOPInstanceUID, header.SeriesInstanceUID = (
+                header.SOPInstanceUID + ".1",
+                header.SeriesInstanceUID + ".1",
+            )
+            header.ContainerIdentifier = header.SpecimenDescriptionSequence[0].SpecimenIdentifier = "S-2"
+            header.SpecimenDescriptionSequence[0].SpecimenUID += ".1"
+        for number, (result, sources) in enumerate(
+            ((first, list(first.study.volume.source)), (other, headers)),
+        ):
+            folder = Path(name) / str(number)
+            for output in export_all(result, folder, ExportOptions(formats=("annotations",))):
+                found[output.role].append((dcmread(folder / output.path), sources))
+            made, flags = replace(maker(result), task="Segmentation and visual explanation"), ("", "merged?", "")
+            nuclei = _nuclei(flags[: 3 - 2 * number])
+            written = write_dicom(folder / "n.dcm", build_nuclei(nuclei, sources[0], made, result.identity))
+            found["nuclei_annotations"].append((dcmread(written), sources))
+    return found
+
+
+def _nuclei(flags: tuple[str, ...]) -> SlideNuclei:
+    count = len(flags)
+    masks = pack([np.array([9 * n, 5]) for n in range(count)], [np.ones((4 + n, 3), bool) for n in range(count)])
+    ones, whole = np.ones(count, np.float32), np.zeros(count, np.int64)
+    return SlideNuclei(
+        masks=masks, scale=np.ones(2), pixel_um2=0.25, centres=np.ones((count, 2)), flags=flags, agreement=ones,
+        block=whole, evidence=ones, tiles=whole, numbers=np.zeros(1, np.int64), boxes=np.ones((1, 4)),
+        tissue_mm2=np.ones(1), field_agreement=np.ones(1, np.float32), field_block=np.ones(1, np.int64),
+    )  # fmt: skip
 
 
 def attributes(pairs: list[tuple[Dataset, list[Dataset]]]) -> dict[tuple[str, ...], Attribute]:
@@ -248,7 +306,7 @@ def tree(pairs: list[tuple[Dataset, list[Dataset]]]) -> list[str]:
 def page() -> str:
     """Return the page."""
     parts = [HEAD.rstrip(), ""]
-    for kind, pairs in objects().items():
+    for kind, pairs in (objects() | slide_objects()).items():
         classes = sorted({f"{uid_name(ds.SOPClassUID)} ({ds.SOPClassUID})" for ds, _ in pairs})
         syntaxes = sorted({uid_name(ds.file_meta.TransferSyntaxUID) for ds, _ in pairs})
         title = _TITLES.get(kind, kind.replace("_", " ").capitalize())

@@ -16,7 +16,7 @@ from tests.export.read import read
 from tests.tools import dicom_errors
 
 #: Roles of slides that were decided tile by tile.
-OF_SLIDES = {"annotations", "slide_tiles"}
+OF_SLIDES = {"annotations", "slide_tiles", "slide_overlay"}
 CASES = {
     "ct": lambda: build.ct_case(),
     "mr": lambda: build.mr_case(),

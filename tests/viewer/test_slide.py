@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 from pydicom import dcmread
+from scipy.ndimage import distance_transform_edt
 
 from medxai import pipeline
 from medxai.export import ExportOptions, export_all
@@ -31,6 +33,8 @@ pytestmark = pytest.mark.slow
 NEAR = 0.02
 #: Rows and columns at the upper left that the overview and the legend cover.
 COVERED = (140, 400)
+#: The band whose outlines are shown, and how far in pixels of the screen a line may be from where it belongs.
+OUTLINED, LINE = 1, 4
 Picture = npt.NDArray[np.int16]
 Point = tuple[float, float]
 
@@ -50,7 +54,11 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dic
     values = case.result.explanations[0].map
     row, column = (int(v) for v in np.unravel_index(int(values.argmax()), values.shape))
     tiled, at = tile_wise(work / "tiles")
-    over_tiles = {"tile map": Step(str(work / "tile map.png"), at, "map")}
+    over_tiles = {
+        "tile map": Step(str(work / "tile map.png"), at, "map"),
+        "corner": Step(str(work / "corner.png"), (0, 0)),
+        "annotations": Step(str(work / "annotations.png"), at, "annotations", wanted=OUTLINED),
+    }
     steps = {
         "slide": Step(str(work / "slide.png"), (column, row)),
         "map": Step(str(work / "map.png"), (column, row), "map"),
@@ -62,7 +70,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dic
     with orthanc(work / "archive") as server:
         destination = Destination(name="o", kind="dimse", host=server.host, port=server.dicom_port, aet=server.aet)
         send([*sorted((work / "in").glob("*.dcm")), *outputs, *tiled], destination)
-        with ohif.served(site, server.rest_url, microscopy.float_frames(server.rest_url)) as address:
+        with ohif.served(site, server.rest_url, microscopy.completed(server.rest_url)) as address:
             study = str(case.sources[0].StudyInstanceUID)
             found = look("slide.mjs", f"{address}/?study={study}", list(steps.values()), modules, work)
             study = str(dcmread(tiled[0]).StudyInstanceUID)
@@ -70,6 +78,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dic
     if folder := os.environ.get("MEDXAI_VIEWER_PICTURES"):
         picture = Image.open(work / "blended.png").convert("RGB").resize((1050, 783), Image.Resampling.LANCZOS)
         picture.save(Path(folder) / "viewer_wsi.png", optimize=True)
+        picture = Image.open(work / "annotations.png").convert("RGB").resize((1050, 783), Image.Resampling.LANCZOS)
+        picture.save(Path(folder) / "viewer_wsi_annotations.png", optimize=True)
     shots = dict(zip([*steps, *over_tiles], [*found["shots"], *more["shots"]], strict=False))
     return work, shots, found["faults"] + more["faults"]
 
@@ -83,10 +93,15 @@ def tile_wise(folder: Path) -> tuple[list[Path], tuple[int, int]]:
     session = open_session(settings)
     (source,) = pipeline.find_studies(settings).sources
     assert pipeline.run_study(session, source).state == "done"
-    objects = list((folder / "out").glob("*/parametric_map*.dcm"))
-    assert len(objects) == 1
+    objects = [path for role in ("parametric_map", "annotations") for path in (folder / "out").glob(f"*/{role}*.dcm")]
+    assert len(objects) == 2
+    return [*sources, *objects], tile_spot()
+
+
+def tile_spot() -> tuple[int, int]:
+    """Column and row of the dark spot of a slide on its finest level."""
     rows, columns = np.nonzero(slides.tissue().mean(-1) < 120)
-    return [*sources, *objects], (round(float(columns.mean())), round(float(rows.mean())))
+    return round(float(columns.mean())), round(float(rows.mean()))
 
 
 def read(path: Path) -> Picture:
@@ -155,3 +170,43 @@ def test_the_check_would_notice(shown: tuple[Path, dict[str, Any], list[str]], n
     for turned in (pixels[:, ::-1], pixels[::-1]):
         x, y = FIND[name](np.ascontiguousarray(turned))
         assert np.hypot(x - shots[name]["place"][0], y - shots[name]["place"][1]) > NEAR * pixels.shape[1]
+
+
+def outlined(work: Path, shots: dict[str, dict[str, Any]]) -> npt.NDArray[np.float64]:
+    """``[n, 2]``, x and y on the screen of points that lie less than a pixel apart on the outlines of the object."""
+    (path,) = work.glob("tiles/out/*/annotations*.dcm")
+    header = dcmread(path)
+    referred = header.ReferencedImageSequence[0].ReferencedSOPInstanceUID
+    levels = [dcmread(at, stop_before_pixels=True) for at in (work / "tiles" / "in").glob("*.dcm")]
+    columns = {str(level.SOPInstanceUID): int(level.TotalPixelMatrixColumns) for level in levels}
+    factor = round(max(columns.values()) / columns[referred])
+    corner, spot_at = (np.asarray(shots[name]["place"], float) for name in ("corner", "annotations"))
+    (scale,) = set(np.round((spot_at - corner) / np.asarray(tile_spot()), 3))  # the same across and down
+    group = header.AnnotationGroupSequence[OUTLINED]
+    points = np.frombuffer(group.PointCoordinatesData, "<f4").reshape(-1, 2).astype(float)
+    starts = np.frombuffer(group.LongPrimitivePointIndexList, "<u4").astype(int) // 2
+    found = []
+    for polygon in np.split(points, starts[1:]):
+        closed = corner + scale * (np.vstack([polygon, polygon[:1]]) * factor - 0.5)
+        for first, last in pairwise(closed):
+            found.append(np.linspace(first, last, 2 + int(np.hypot(*(last - first)))))
+    return np.concatenate(found)
+
+
+def test_outlines_are_drawn_where_the_object_has_them(shown: tuple[Path, dict[str, Any], list[str]]) -> None:
+    """With and without the group the picture differs along its outlines, all along them and nowhere else."""
+    work, shots, faults = shown
+    assert shots["annotations"] is not None, faults
+    plain, drawn = read(work / "corner.png"), read(work / "annotations.png")
+    changed = np.abs(drawn - plain).max(-1) > 40
+    assert np.count_nonzero(changed) > 50, "no outline is drawn"
+    lines = np.zeros(changed.shape, bool)
+    at = np.rint(outlined(work, shots)).astype(int)
+    lines[at[:, 1], at[:, 0]] = True
+
+    def share(of: npt.NDArray[np.bool_], near: npt.NDArray[np.bool_]) -> float:
+        return float((distance_transform_edt(~near)[of] <= LINE).mean())
+
+    assert share(changed, lines) > 0.99
+    assert share(lines, changed) > 0.99
+    assert share(lines, np.roll(changed, 5 * LINE, axis=1)) < 0.5, "the check would not notice"
