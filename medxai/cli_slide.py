@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medxai.cli_slide_convert import convert
+from medxai.cli_slide_nuclei import nuclei
+
 if TYPE_CHECKING:
     from medxai.ingest.slides.level import Slide
     from medxai.ingest.slides.survey import Survey
     from medxai.ingest.slides.tiles import TileGrid
     from medxai.ingest.slides.tissue import Tissue
 
-slide_app = typer.Typer(help="Look at whole slides: levels, tissue, quality of tiles.", no_args_is_help=True)
+slide_app = typer.Typer(help="Look at whole slides: levels, tissue, quality of tiles, nuclei.", no_args_is_help=True)
+slide_app.command("nuclei")(nuclei)
+slide_app.command("convert")(convert)
 
 #: Micrometres per pixel of tiles: a magnification of about 20.
 _USUAL_MPP = 0.5

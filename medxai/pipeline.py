@@ -7,11 +7,11 @@ import logging
 import os
 import shutil
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medxai import __version__
 from medxai.analysis import Progress, analyse, analysis_valid, study_of
@@ -25,6 +25,9 @@ from medxai.records.worklist import JobIdentity, JobRow
 from medxai.session import Session
 from medxai.settings import RunSettings
 from medxai.study import Manifest, OutputFile, Result, SourceFiles, Study
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +181,12 @@ def read_manifest(folder: Path, identity: JobIdentity | None = None) -> Manifest
 
 def created(study: Study) -> str:
     """ISO time of the acquisition: outputs are a function of their inputs alone."""
-    for header in study.volume.source[:1]:
+    return acquired(study.volume.source)
+
+
+def acquired(headers: Sequence[Dataset]) -> str:
+    """ISO time of the acquisition that the first of some headers states; a fixed one when there is none."""
+    for header in headers[:1]:
         for date, time in (("ContentDate", "ContentTime"), ("SeriesDate", "SeriesTime"), ("StudyDate", "StudyTime")):
             day, clock = str(header.get(date, "") or ""), str(header.get(time, "") or "")
             if len(day) == 8 and day.isdigit():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -45,16 +45,41 @@ TYPE_2 = (
 )  # fmt: skip
 
 
-def moment(result: Result) -> datetime:
-    """Return `result.created` as a date and time.
+@dataclass(frozen=True)
+class Maker:
+    """What made an object and when; of those that show no decision, a `Result` says it.
+
+    Attributes:
+        key: of the study.
+        model: bundle name and version.
+        model_sha256: hash of the bundle.
+        created: see `Result`.
+        task: what the network did, in words.
+    """
+
+    key: str
+    model: str
+    model_sha256: str
+    created: str
+    task: str = "Classification and visual explanation"
+
+
+def maker(result: Result) -> Maker:
+    """What made the objects of a result."""
+    return Maker(result.study.key, result.prediction.model, result.prediction.model_sha256, result.created)
+
+
+def moment(made: Result | Maker) -> datetime:
+    """Return `created` as a date and time.
 
     Raises:
         ExportError: it is not ISO 8601.
     """
+    by = made if isinstance(made, Maker) else maker(made)
     try:
-        return datetime.fromisoformat(result.created)
+        return datetime.fromisoformat(by.created)
     except ValueError:
-        raise ExportError(f"created is not an ISO 8601 date: {result.created!r}", study=result.study.key) from None
+        raise ExportError(f"created is not an ISO 8601 date: {by.created!r}", study=by.key) from None
 
 
 def uid_of(result: Result, role: str, explanation: Explanation, *parts: str) -> str:
@@ -166,7 +191,7 @@ def derivation_text(result: Result, explanation: Explanation) -> str:
     return ascii_text(text, 1024)
 
 
-def equipment(result: Result) -> list[ContributingEquipment]:
+def equipment(made: Result | Maker) -> list[ContributingEquipment]:
     """Return the algorithm as contributing equipment.
 
     IHE AI Results asks for every algorithm in ContributingEquipmentSequence, with a Device UID that changes
@@ -175,16 +200,17 @@ def equipment(result: Result) -> list[ContributingEquipment]:
     from highdicom import ContributingEquipment
     from pydicom.sr.codedict import codes
 
+    by = made if isinstance(made, Maker) else maker(made)
     item = ContributingEquipment(
         manufacturer=MANUFACTURER,
         purpose_of_reference=codes.DCM.ProcessingEquipment,
-        manufacturer_model_name=ascii_text(result.prediction.model, 64),
+        manufacturer_model_name=ascii_text(by.model, 64),
         software_versions=__version__,
-        device_serial_number=result.prediction.model_sha256[:16],
-        contribution_datetime=moment(result).replace(tzinfo=None),
-        contribution_description="Classification and visual explanation by a neural network",
+        device_serial_number=by.model_sha256[:16],
+        contribution_datetime=moment(by).replace(tzinfo=None),
+        contribution_description=f"{by.task} by a neural network",
     )
-    item.DeviceUID = derive_uid("model", result.prediction.model_sha256)
+    item.DeviceUID = derive_uid("model", by.model_sha256)
     return [item]
 
 
@@ -203,19 +229,20 @@ def algorithm(result: Result, explanation: Explanation) -> AlgorithmIdentificati
     )
 
 
-def device(result: Result) -> dict[str, str]:
+def device(made: Result | Maker) -> dict[str, str]:
     """Return the equipment arguments of highdicom constructors (PS3.3 C.7.5.2, all type 1)."""
+    by = made if isinstance(made, Maker) else maker(made)
     return {
         "manufacturer": MANUFACTURER,
         "manufacturer_model_name": MODEL_NAME,
         "software_versions": __version__,
-        "device_serial_number": result.prediction.model_sha256[:16],
+        "device_serial_number": by.model_sha256[:16],
     }
 
 
-def dates(result: Result) -> dict[str, Any]:
+def dates(made: Result | Maker) -> dict[str, Any]:
     """Return content and series dates for highdicom constructors, from the result and never from the clock."""
-    when = moment(result)
+    when = moment(made)
     return {"content_date": when.date(), "content_time": when.time().replace(microsecond=0)}
 
 
@@ -248,9 +275,9 @@ def state_body_part(dataset: Dataset, result: Result, body: Dataset) -> None:
             dataset.Laterality = ""
 
 
-def settle(dataset: Dataset, result: Result) -> None:
+def settle(dataset: Dataset, made: Result | Maker) -> None:
     """Replace everything that a library took from the clock, and name the implementation, in place."""
-    when = moment(result)
+    when = moment(made)
     dataset.InstanceCreationDate = when.strftime("%Y%m%d")
     dataset.InstanceCreationTime = when.strftime("%H%M%S")
     if "ContentLabel" in dataset and "ContentCreatorName" not in dataset:

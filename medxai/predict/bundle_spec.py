@@ -241,6 +241,9 @@ def read_metadata(path: Path) -> Metadata:
     if isinstance(content, dict) and "medxai_fusion" in content:
         msg = "reads features of functional and diffusion MRI, not images; use it with `medxai brain explain`"
         raise BundleError(msg)
+    if isinstance(content, dict) and "medxai_nuclei" in content:
+        msg = "outlines nuclei and decides nothing; use it with `medxai slide nuclei`"
+        raise BundleError(msg)
     if isinstance(content, dict) and "medxai" not in content:
         msg = "configs/metadata.json has no block 'medxai' (labels, modalities, preparation, activation); add one"
         raise BundleError(msg)

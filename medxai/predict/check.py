@@ -22,10 +22,13 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
     """
     from medxai.predict.build import read_config
     from medxai.predict.fusion_check import inspect_fusion, is_fusion
+    from medxai.predict.nuclei_bundle import inspect_nuclei, is_nuclei
 
     path = path.resolve()
     if is_fusion(path):
         return inspect_fusion(path)
+    if is_nuclei(path):
+        return inspect_nuclei(path)
     metadata = read_metadata(path / "configs" / "metadata.json")
     spec = metadata.medxai
     weights = next((f for f in _weight_files(path) if f.is_file()), None)
@@ -58,10 +61,13 @@ def verify_bundle(path: Path) -> list[str]:
 
     from medxai.predict.build import build_network
     from medxai.predict.fusion_check import is_fusion, verify_fusion
+    from medxai.predict.nuclei_bundle import is_nuclei, verify_nuclei
 
     path = path.resolve()
     if is_fusion(path):
         return verify_fusion(path)
+    if is_nuclei(path):
+        return verify_nuclei(path)
     try:
         metadata = read_metadata(path / "configs" / "metadata.json")
         bundle_sha256(path)

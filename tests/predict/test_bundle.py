@@ -18,6 +18,7 @@ from medxai.predict.bundle import SHIPPED, AllowList, bundle_sha256, find_bundle
 from medxai.predict.bundle_spec import Metadata, read_metadata
 from medxai.predict.check import inspect_bundle, verify_bundle
 from medxai.predict.fusion_bundle import is_fusion, load_fusion
+from medxai.predict.nuclei_bundle import is_nuclei, load_nuclei
 from tests.predict.build import tiny_bundle
 
 
@@ -212,13 +213,17 @@ def test_an_unknown_name_or_folder_is_an_error_that_helps(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", sorted(find_bundles()))
 def test_shipped_bundles_are_listed_load_and_verify(name: str) -> None:
-    bundle = load_fusion(name) if is_fusion(SHIPPED / name) else load_bundle(name)
-    assert verify_bundle(bundle.path) == []
-    about = inspect_bundle(bundle.path)
+    path = SHIPPED / name
+    if is_nuclei(path):
+        load_nuclei(name)
+    else:
+        (load_fusion if is_fusion(path) else load_bundle)(name)
+    assert verify_bundle(path) == []
+    about = inspect_bundle(path)
     assert json.loads(json.dumps(about)) == about
-    assert about["sha256"] == bundle.sha256
+    assert about["sha256"] == bundle_sha256(path)
     assert about["weights_bytes"] < 20e6
-    card = (bundle.path / "docs" / "README.md").read_text()
+    card = (path / "docs" / "README.md").read_text()
     for word in ("Research", "## Limits", "## Split"):
         assert word in card
     assert re.search(r"^(python -m medxai\.learn\.|medxai )train \w+|^medxai brain train", card, re.MULTILINE)

@@ -1,0 +1,1 @@
+"""Nuclei from one point each: labels that are chosen anew while the network learns (DoNuSeg), and their proof."""
