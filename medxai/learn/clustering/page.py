@@ -26,7 +26,7 @@ HEAD = """# Patterns in histology tiles without labels (DCEAC)
 medxai train dceac --report docs                                   # synthetic textures of known truth
 medxai train dceac -c configs/dceac_histology.yaml --data DIR/histo_camelyon --data DIR/histo_ocdc --report docs
 medxai train dceac --data MY_TILES --clusters 3 --work WORK --report OUT   # your own; --list shows what is done
-medxai train dceac --data MY_TILES --work WORK --out BUNDLES --mpp 0.5      # as a bundle: grades of whole slides (pathology.md)
+medxai train dceac --data MY_TILES --work WORK --out BUNDLES --mpp 0.5   # a bundle that grades slides (pathology.md)
 python -m sample_cases.synthetic_textures --n 90 --out TILES       # a folder as --data reads it
 ```
 
