@@ -35,7 +35,7 @@ diagnosis.
 ```python
 from medxai.predict.nuclei import load_nuclei, segment_field
 
-field = segment_field(load_nuclei("nuclei"), pixels, mpp=0.25)   # [3, H, W] in 0..1 -> labels, seeds, evidence, flags
+field = segment_field(load_nuclei("nuclei"), pixels, mpp=0.25)  # [3, H, W] in 0..1 -> labels, seeds, evidence, flags
 ```
 
 ## The method
