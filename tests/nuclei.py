@@ -75,7 +75,7 @@ def dark_network() -> NucleiUNet:
     return network
 
 
-ARGUMENTS = {"width": 1 / 32, "radius": RADIUS, "mpp": 0.5, "tile": 1024, "detects": False}
+ARGUMENTS = {"width": 1 / 32, "radius": RADIUS, "mpp": 0.5, "tile": 1024, "detects": False, "shared": 1}
 
 
 def dark_bundle(folder: Path) -> tuple[Path, Path]:

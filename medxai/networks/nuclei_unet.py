@@ -19,8 +19,6 @@ from torch.nn import functional
 BLOCKS = ("encoder.layer1", "encoder.layer2", "encoder.layer3", "encoder.layer4")
 #: Pixels between neighbouring cells of their maps.
 STRIDES = (4, 8, 16, 32)
-#: Channels of what the three heads share, whatever the width.
-SHARED = 32
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -62,6 +60,7 @@ class NucleiUNet(nn.Module):
         tile: int = 256,
         detects: bool = True,
         projection: int = 64,
+        shared: int = 32,
     ) -> None:
         """Make the network with random weights.
 
@@ -72,6 +71,7 @@ class NucleiUNet(nn.Module):
             tile: see above, a multiple of 32.
             detects: see above.
             projection: P, numbers that the contrastive loss compares.
+            shared: channels that the three heads read, whatever the width.
         """
         super().__init__()
         if tile % STRIDES[-1]:
@@ -79,7 +79,7 @@ class NucleiUNet(nn.Module):
             raise ValueError(msg)
         self.radius, self.mpp, self.tile, self.detects = radius, mpp, tile, detects
         deep = [int(channels * width) for channels in (64, 128, 256, 512)]
-        up = [*(int(channels * width) for channels in (256, 128, 64)), SHARED]
+        up = [*(int(channels * width) for channels in (256, 128, 64)), shared]
         self.encoder = ResNet(
             ResNetBlock,
             [3, 4, 6, 3],

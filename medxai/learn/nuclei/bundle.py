@@ -134,6 +134,7 @@ These weights, and the mean over {found["arms"][ARM]["seeds"]} networks with its
 - Synthetic nuclei are ellipses: lobed, spindle-shaped and mitotic ones were never seen, nor folds, ink, blur of focus.
 - Other stains and magnifications were not tested.
 - Evidence compares pixels about a seed, not nuclei with each other.
+- The trust gate has no thresholds for it: outlines are not judged.
 
 ## References
 {"; ".join(REFERENCES)}
