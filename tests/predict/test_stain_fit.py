@@ -30,6 +30,7 @@ def picture(pixels: np.ndarray) -> Volume:
 def test_tissue_in_the_stains_is_near_and_other_things_are_not() -> None:
     tissue = stained.amounts((120, 160), seed=2)
     assert foreign_colours(picture(stained.colours(tissue)), HE) is None
+    assert foreign_colours(picture(stained.colours(tissue, stained.OTHER_HE)), HE) is None
     assert "no mixture of the stains" in (foreign_colours(picture(stained.colours(tissue, stained.HDAB)), HE) or "")
     for photograph in load_sample_images().images:
         assert foreign_colours(picture(photograph), HE) is not None
@@ -50,6 +51,19 @@ def test_a_photograph_is_put_aside_and_told_why(tmp_path: Path, capfd: pytest.Ca
     assert refused.code == 2
     assert "histo_tumour reads stained tissue" in refused.err
     assert command(capfd, *words, "--force").code == 0
+
+
+def test_tissue_of_other_laboratories_is_read_by_the_shipped_bundle() -> None:
+    """Published stain vectors of H&E that are far from those of its training tiles; H-DAB is not."""
+    from medxai.predict.bundle import load_bundle
+
+    spec = load_bundle("histo_tumour").spec.slide
+    assert spec is not None
+    assert spec.colours is not None
+    for seed, vectors in enumerate((stained.HE, stained.OTHER_HE)):
+        tissue = stained.amounts((150, 210), seed=seed)
+        assert foreign_colours(picture(stained.colours(tissue, vectors)), spec.colours) is None
+    assert foreign_colours(picture(stained.colours(tissue, stained.HDAB)), spec.colours) is not None
 
 
 @pytest.mark.data
