@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
+from flows.console import answered, say
 from flows.environment import configure
+from flows.pieces import do_pieces
 from medxai.brain_settings import AblateSettings, ExplainSettings, load_brain_settings
-from medxai.errors import MedxaiError
-from medxai.learn.brain.settings import Arm, BrainSettings, load_brain
+from medxai.learn.brain.settings import BrainSettings, load_brain
 from medxai.prepare.brain.bids import Scans
 from medxai.prepare.brain.cohort import begin, finish, run_subject
 from medxai.prepare.brain.outcome import Outcome
@@ -34,7 +35,7 @@ def features_flow(settings: FeatureSettings) -> list[Outcome]:
     @task(name="brain-features", task_run_name="{subject}", persist_result=False, cache_policy=NO_CACHE)
     def one(subject: str, scans: Scans | None) -> Outcome:
         """Compute one subject."""
-        return run_subject(subject, settings, scans, _say)
+        return run_subject(subject, settings, scans, say)
 
     @flow(name="brain-features", log_prints=False)
     def whole() -> list[Outcome]:
@@ -66,7 +67,7 @@ def explain_flow(settings: ExplainSettings) -> list[Outcome]:
     @task(name="brain-evidence", task_run_name="{subject}", persist_result=False, cache_policy=NO_CACHE)
     def evidence(subject: str) -> Outcome:
         """What the network says of one subject."""
-        return brain_explain.find_evidence(run, subject, _say)
+        return brain_explain.find_evidence(run, subject, say)
 
     @flow(name="brain-explain", log_prints=False)
     def whole() -> list[Outcome]:
@@ -78,7 +79,7 @@ def explain_flow(settings: ExplainSettings) -> list[Outcome]:
         @task(name="brain-outputs", task_run_name="{subject}", persist_result=False, cache_policy=NO_CACHE)
         def outputs(subject: str) -> Outcome:
             """Files of one subject."""
-            return brain_explain.write_outputs(run, subject, group, _say)
+            return brain_explain.write_outputs(run, subject, group, say)
 
         outcomes = [outputs(s) if s in good else found[s] for s in run.subjects]
         brain_explain.finish(run, outcomes, group)
@@ -102,7 +103,7 @@ def ablate_flow(settings: AblateSettings) -> Path:
     @task(name="brain-ablation", persist_result=False, cache_policy=NO_CACHE)
     def one() -> Path:
         """All networks."""
-        return ablate(settings, _say)
+        return ablate(settings, say)
 
     @flow(name="brain-ablate", log_prints=False)
     def whole() -> Path:
@@ -124,29 +125,15 @@ def train_flow(settings: BrainSettings) -> int:
     Raises:
         MedxaiError: too few carriers, or the folder holds results of other settings.
     """
-    configure(settings.output / ".medxai" / "prefect")
-    from prefect import flow, task
-    from prefect.cache_policies import NO_CACHE
-
     from medxai.learn.brain.comparison import run
 
-    @task(name="brain-train", task_run_name="seed {seed} {arm}", persist_result=False, cache_policy=NO_CACHE)
-    def one(arm: Arm, seed: int) -> float:
-        """One network; returns its AUROC."""
-        while (found := run(settings, arm, seed, _say)) is None:
-            time.sleep(2)  # another process has it
-        return float(found["auroc"])
-
-    @flow(name="brain-train", log_prints=False)
-    def whole() -> list[float]:
-        """All networks in order."""
-        return [one(arm, seed) for seed in settings.seeds for arm in settings.arms]
-
-    return len(whole())
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+    wanted = [(arm, seed) for seed in settings.seeds for arm in settings.arms]
+    do_pieces(
+        settings.output,
+        "brain-train",
+        [(f"seed {seed} {arm}", partial(run, settings, arm, seed, say)) for arm, seed in wanted],
+    )
+    return len(wanted)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -159,7 +146,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     changes = {"output": options.output} if options.output else {}
-    try:
+
+    def work() -> int:
         if options.do == "train":
             print(f"{train_flow(load_brain(options.config, changes))} networks")
             return 0
@@ -173,11 +161,10 @@ def main(arguments: list[str] | None = None) -> int:
             return 2 if any(outcome.state == "failed" for outcome in results) else 0
         settings = load_features(options.config, changes or None)
         outcomes = features_flow(settings)
-    except MedxaiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(settings.output)
-    return 2 if any(outcome.state == "failed" for outcome in outcomes) else 0
+        print(settings.output)
+        return 2 if any(outcome.state == "failed" for outcome in outcomes) else 0
+
+    return answered(work)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.console import answered
 from flows.environment import configure
 from medxai.errors import MedxaiError
 from medxai.settings import RunSettings, load_settings
@@ -166,7 +167,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("config", type=Path, help="YAML file of settings (see configs/ and docs/settings.json)")
     parser.add_argument("--output", type=Path, help="override the output folder")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> int:
         settings = load_settings(options.config, {"output": options.output} if options.output else None)
         from medxai.cli import log_to_stderr
         from medxai.cli_progress import progress
@@ -176,10 +178,9 @@ def main(arguments: list[str] | None = None) -> int:
         with progress() as step:
             rows = explain_batch(settings, step)
         print_rows(rows, settings.output)
-    except MedxaiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 2 if any(row.state != "done" for row in rows) else 0
+        return 2 if any(row.state != "done" for row in rows) else 0
+
+    return answered(work)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
-from flows.environment import configure
-from medxai.errors import MedxaiError
+from flows.console import answered, say
+from flows.pieces import do_pieces
 from medxai.learn.nuclei.comparison import fields_of, pieces, run
-from medxai.learn.nuclei.settings import Arm, NucleiSettings, load_nuclei_settings
+from medxai.learn.nuclei.settings import NucleiSettings, load_nuclei_settings
 
 
 def nuclei_flow(settings: NucleiSettings) -> int:
@@ -25,30 +25,14 @@ def nuclei_flow(settings: NucleiSettings) -> int:
     Raises:
         MedxaiError: no fields, or the folder holds results of other settings.
     """
-    configure(settings.output / ".medxai" / "prefect")
-    from prefect import flow, task
-    from prefect.cache_policies import NO_CACHE
-
     fields_of(settings)
-
-    # What is done is known from the result files, so that the command line and the flow resume each other.
-    @task(name="nuclei-piece", task_run_name="seed {seed} {arm}", persist_result=False, cache_policy=NO_CACHE)
-    def one(arm: Arm, seed: int) -> float:
-        """Do one piece; returns its CPU seconds."""
-        while (found := run(settings, arm, seed, _say)) is None:
-            time.sleep(2)  # another process has it
-        return float(found["cpu_seconds"])
-
-    @flow(name="nuclei-from-points", log_prints=False)
-    def whole() -> list[float]:
-        """All pieces in order."""
-        return [one(arm, seed) for arm, seed in pieces(settings)]
-
-    return len(whole())
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+    wanted = pieces(settings)
+    do_pieces(
+        settings.output,
+        "nuclei-from-points",
+        [(f"seed {seed} {arm}", partial(run, settings, arm, seed, say)) for arm, seed in wanted],
+    )
+    return len(wanted)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,13 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("config", type=Path, help="YAML file, like configs/nuclei.yaml")
     parser.add_argument("--output", type=Path, help="override the output folder")
     options = parser.parse_args(arguments)
-    try:
-        settings = load_nuclei_settings(options.config, {"output": options.output} if options.output else None)
-        print(f"{nuclei_flow(settings)} pieces")
-    except MedxaiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    def work() -> int:
+        changes = {"output": options.output} if options.output else None
+        print(f"{nuclei_flow(load_nuclei_settings(options.config, changes))} pieces")
+        return 0
+
+    return answered(work)
 
 
 if __name__ == "__main__":

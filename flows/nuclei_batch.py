@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from flows.console import answered
 from flows.environment import configure
 from medxai.errors import MedxaiError
 from medxai.nuclei_run import NucleiDone, NucleiOptions, found_slides, open_model, run_nuclei
@@ -85,16 +86,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--most", type=int, help="tiles of a slide that are looked at, spread over its tissue")
     parser.add_argument("--allow", type=Path, help="JSON file with hashes of further bundles")
     given = parser.parse_args(arguments)
-    try:
+
+    def work() -> int:
         from medxai.session import quiet_libraries
 
         quiet_libraries()
         asked = NucleiOptions(mpp=given.mpp, most=given.most)
         found = nuclei_batch(given.slides, given.out, given.bundle, asked, given.allow)
-    except MedxaiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 2 if any(not isinstance(result, NucleiDone) for result in found.values()) else 0
+        return 2 if any(not isinstance(result, NucleiDone) for result in found.values()) else 0
+
+    return answered(work)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows.environment import configure
-from medxai.errors import MedxaiError
+from flows.console import answered, say
+from flows.pieces import do_pieces
 from medxai.learn.search.jobs import Job, jobs, run
 from medxai.learn.search.settings import SearchSettings, load_search
 
@@ -26,32 +26,14 @@ def search_flow(settings: SearchSettings) -> dict[str, Any]:
     Raises:
         MedxaiError: a job failed, or the folder holds results of other settings.
     """
-    configure(settings.output / ".medxai" / "prefect")
-    from prefect import flow, task
-    from prefect.cache_policies import NO_CACHE
-
-    # What is done is known from the result files, not from Prefect's cache, so that the command line and the flow
-    # resume each other.
-    @task(name="search-job", task_run_name="{name}", persist_result=False, cache_policy=NO_CACHE)
-    def one(name: str, kind: str, arm: str, seed: int) -> float:
-        """Do one job; returns its CPU seconds."""
-        while (found := run(settings, Job(kind, arm, seed), _say)) is None:
-            time.sleep(2)  # another process has it
-        return float(found["cpu_seconds"])
-
-    @flow(name="search", log_prints=False)
-    def whole() -> list[float]:
-        """All jobs in order."""
-        return [one(job.name, job.kind, job.arm, job.seed) for job in jobs(settings)]
-
-    whole()
+    do_pieces(
+        settings.output,
+        "search",
+        [(job.name, partial(run, settings, Job(job.kind, job.arm, job.seed), say)) for job in jobs(settings)],
+    )
     from medxai.learn.search.summary import summarise
 
     return {"written": [str(path) for path in summarise(settings)]}
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,14 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("config", type=Path, help="YAML file, like configs/search_chest_ct.yaml")
     parser.add_argument("--output", type=Path, help="override the output folder")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> int:
         settings = load_search(options.config, {"output": options.output} if options.output else None)
         for path in search_flow(settings)["written"]:
             print(path)
-    except MedxaiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return answered(work)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from flows.console import answered, say
 from flows.environment import configure
-from medxai.errors import MedxaiError, SettingsError
+from medxai.errors import SettingsError
 from medxai.learn.chest_ct import bundle
 from medxai.learn.chest_ct.slabs import read_patients
 from medxai.learn.train import check_and_allow
@@ -41,16 +42,16 @@ def train_flow(data: Path, work: Path, out: Path, architecture: Path | None = No
     # Networks stay out of Prefect's results: each stage finds the one before in its checkpoint.
     @task(name="pretrain", **again)  # type: ignore[call-overload, untyped-decorator]
     def pretrain() -> None:
-        bundle.pretrain(chosen, folder, _say)
+        bundle.pretrain(chosen, folder, say)
 
     @task(name="leave-one-out", **again)  # type: ignore[call-overload, untyped-decorator]
     def leave_one_out() -> None:
-        bundle.out_of_fold(bundle.pretrain(chosen, folder, _say), patients, folder, _say)
+        bundle.out_of_fold(bundle.pretrain(chosen, folder, say), patients, folder, say)
 
     @task(name="store", **again)  # type: ignore[call-overload, untyped-decorator]
     def store() -> str:
-        before = bundle.pretrain(chosen, folder, _say)
-        return str(bundle.store(before, patients, folder / "out_of_fold.csv", folder, out, _say))
+        before = bundle.pretrain(chosen, folder, say)
+        return str(bundle.store(before, patients, folder / "out_of_fold.csv", folder, out, say))
 
     @flow(name="train-chest-ct", log_prints=False)
     def whole() -> str:
@@ -65,10 +66,6 @@ def train_flow(data: Path, work: Path, out: Path, architecture: Path | None = No
     return path
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command line: ``python -m flows.train --data DIR --out DIR``."""
     parser = argparse.ArgumentParser(prog="python -m flows.train", description=__doc__)
@@ -77,12 +74,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path(".training"), help="checkpoints [%(default)s]")
     parser.add_argument("--architecture", type=Path, help="JSON of a search [the shipped one]")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> int:
         print(train_flow(options.data, options.work, options.out, options.architecture))
-    except MedxaiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return answered(work)
 
 
 if __name__ == "__main__":

@@ -6,20 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, Field, PositiveInt
 
 from medxai.prepare.brain.settings import AtlasOptions
 from medxai.settings import checked, read_yaml
+from medxai.strict import Strict
 
 Kind = TypeVar("Kind", bound=BaseModel)
 Percent = Annotated[float, Field(gt=0, le=100)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CohortSettings(_Frozen):
+class CohortSettings(Strict):
     """What both commands read.
 
     Attributes:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +76,24 @@ def read_arrays(path: Path) -> dict[str, Any] | None:
             return {name: data[name] for name in data.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
+
+
+def arrays_once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the arrays of an ``.npz`` file, which is made and written first when it is not there or damaged.
+
+    Args:
+        path: of the file.
+        make: returns the arrays by name.
+    """
+    import numpy as np
+
+    found = read_arrays(path)
+    if found is None:
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **make())
+        found = read_arrays(path)
+    assert found is not None  # noqa: S101
+    return found
 
 
 def sweep(folder: Path, pattern: str) -> None:

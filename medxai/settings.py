@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from medxai.errors import SettingsError
 from medxai.settings_network import AETitle, ClientTls, Listen, Retrieve
+from medxai.strict import Strict
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 Role = Literal[
@@ -35,7 +32,7 @@ SETS = Path(__file__).resolve().parent.parent / "configs" / "sets"
 Threshold = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-class ExportOptions(_Frozen):
+class ExportOptions(Strict):
     """Settings of the export stage; part of the configuration hash, since they change outputs.
 
     Attributes:
@@ -120,7 +117,7 @@ def read_set(name: str) -> dict[str, Any]:
     return data
 
 
-class Destination(_Frozen):
+class Destination(Strict):
     """A node of the network: where objects go, or where studies come from.
 
     Attributes:
@@ -177,7 +174,7 @@ class Destination(_Frozen):
         return self
 
 
-class SlideOptions(_Frozen):
+class SlideOptions(Strict):
     """How whole slides are decided tile by tile; without effect on anything else.
 
     Attributes:
@@ -186,7 +183,8 @@ class SlideOptions(_Frozen):
         stain: ``macenko`` or ``whitening`` bring the slide's colours to those of the bundle's training tiles before the
             network; Macenko without such takes the published reference.
         icc: colours go through the slide's ICC profile first; a slide without one is refused then.
-        flagged: whether tiles that are blurred, folded or under ink decide with the others or are left out.
+        flagged: whether tiles that are blurred, folded, under ink or unlike those of training decide with the others or
+            are left out.
         judged: of how many of the most evident tiles the trust is measured and written; those that decide about the map
             are always among them.
     """
@@ -198,7 +196,7 @@ class SlideOptions(_Frozen):
     judged: PositiveInt = 5
 
 
-class RunSettings(_Frozen):
+class RunSettings(Strict):
     """One batch: inputs, model, methods, outputs.
 
     Attributes:

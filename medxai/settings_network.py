@@ -6,17 +6,15 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from medxai.strict import Strict
 
 #: Application entity title, PS3.5 section 6.2: up to 16 characters of the default repertoire, no backslash.
 AETitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ClientTls(_Frozen):
+class ClientTls(Strict):
     """How we call others by TLS (DIMSE) or HTTPS.
 
     Attributes:
@@ -38,7 +36,7 @@ class ClientTls(_Frozen):
         return self
 
 
-class ServerTls(_Frozen):
+class ServerTls(Strict):
     """How others call us by TLS (PS3.15 annex B: TLS 1.2 or newer).
 
     Attributes:
@@ -53,7 +51,7 @@ class ServerTls(_Frozen):
     client_ca: Path | None = None
 
 
-class WorkItems(_Frozen):
+class WorkItems(Strict):
     """Unified Procedure Steps that tell us what to do (PS3.4 annex CC; PS3.18 chapter 11 for UPS-RS).
 
     Attributes:
@@ -67,7 +65,7 @@ class WorkItems(_Frozen):
     poll_seconds: float = Field(default=30.0, gt=0)
 
 
-class Listen(_Frozen):
+class Listen(Strict):
     """The listener: who may send, how much, and when a study is complete.
 
     Attributes:

@@ -160,7 +160,9 @@ def _without_flagged(whole: dict[str, Any], flags: list[str], key: str) -> tuple
     """The same without flagged tiles, which are told of like those that could not be read."""
     kept = np.flatnonzero([not words for words in flags])
     if not len(kept):
-        raise ExplainError(f"each of {len(flags)} tiles is blurred, folded or under ink", study=key)
+        raise ExplainError(
+            f"each of {len(flags)} tiles is blurred, folded, under ink or unlike those of training", study=key
+        )
     left = [f"tile {whole['numbers'][n]}: left out: {words}" for n, words in enumerate(flags) if words]
     fewer = {name: value if name == "failed" else value[kept] for name, value in whole.items()}
     return fewer | {"failed": whole["failed"] + left}, [""] * len(kept)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from medxai.explain.study_map import ExplainOptions, target_layer
-from medxai.files import atomic_path, read_arrays
+from medxai.files import arrays_once
 from medxai.identity import sha256_json
 from medxai.ingest.slides.quality import measure_tile
 from medxai.ingest.slides.tiles import TileGrid, stream
@@ -64,15 +64,8 @@ class Shards:
         folder = self._work / sha256_json(stated)[:16]
         parts, done = [], 0
         for number, shard in enumerate(shards):
-            path = folder / f"{number:05d}.npz"
-            found = read_arrays(path)
-            if found is None:
-                found = self._shard(shard, partial(_tell, progress, done, len(grid)))
-                with atomic_path(path) as temporary, temporary.open("wb") as stream:
-                    np.savez(stream, **found)
-                found = read_arrays(path)
-            assert found is not None  # noqa: S101
-            parts.append(found)
+            tell = partial(_tell, progress, done, len(grid))
+            parts.append(arrays_once(folder / f"{number:05d}.npz", partial(self._shard, shard, tell)))
             done += len(shard)
             if progress:
                 progress(done, len(grid))

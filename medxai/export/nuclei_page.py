@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from medxai import __version__
+from medxai.export.inlined import jpeg_uri, png_uri, template
 from medxai.export.naming import NOTICE
 from medxai.export.nuclei_pictures import SHOWN_SIDE, closer, contoured, disagreement, evidence
 from medxai.files import write_text
 from medxai.predict.slide_nuclei import SeenField, SlideNuclei
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    pass
 
 #: Fields of either kind on the page.
 SHOWN = 3
@@ -80,7 +79,7 @@ def write_page(
         "doubts": [(word, DOUBTS[word], count) for word, count in flagged.items()],
         "blocks": ", ".join(f"block {b} in {n}" for b, n in zip(blocks.tolist(), counts.tolist(), strict=True)),
         "agreement": f"{np.median(nuclei.field_agreement):.2f}",
-        "overview": "data:image/png;base64," + base64.b64encode((folder / "nuclei.png").read_bytes()).decode(),
+        "overview": png_uri((folder / "nuclei.png").read_bytes()),
         "fields": [
             {"title": title, "rows": [_row(field, nuclei) for field in fields[kind]]}
             for kind, title in (
@@ -91,7 +90,7 @@ def write_page(
         "files": sorted(path.name for path in folder.iterdir() if path.suffix != ".html" and path.name[0] != "."),
         "software": f"medxai {__version__}",
     }
-    return write_text(folder / "nuclei.html", _template().render(**context))
+    return write_text(folder / "nuclei.html", template("nuclei.html.j2").render(**context))
 
 
 def _row(field: SeenField, nuclei: SlideNuclei) -> dict[str, Any]:
@@ -107,25 +106,7 @@ def _row(field: SeenField, nuclei: SlideNuclei) -> dict[str, Any]:
             f"the {SHOWN_SIDE} x {SHOWN_SIDE} pixels with the most."
         ),
         "evidence_words": f"Evidence of block {field.block}, agreement {field.agreement:.2f}",
-        "contours": _jpeg(contoured(part)),
-        "evidence": _jpeg(evidence(part)),
-        "disagreement": _jpeg(disagreement(part)),
+        "contours": jpeg_uri(contoured(part)),
+        "evidence": jpeg_uri(evidence(part)),
+        "disagreement": jpeg_uri(disagreement(part.colours, part.labels, part.evidence)),
     }
-
-
-def _jpeg(picture: npt.NDArray[np.uint8]) -> str:
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format="JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("medxai.export", "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("nuclei.html.j2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -108,11 +109,15 @@ def contoured(field: SeenField, zoom: int = 2) -> UInt8:
     """
     large = np.repeat(np.repeat(field.colours, zoom, 0), zoom, 1)
     labels = np.repeat(np.repeat(field.labels, zoom, 0), zoom, 1)
-    doubtful = np.array([False, *(bool(words) for words in field.flags)])
-    border = _border(labels)
-    large[border & ~doubtful[labels]] = CERTAIN
-    large[border & doubtful[labels]] = DOUBTFUL
-    return large
+    return outlined(large, labels, [DOUBTFUL if words else CERTAIN for words in field.flags])
+
+
+def outlined(pixels: UInt8, labels: npt.NDArray[np.int32], colours: Sequence[tuple[int, int, int]]) -> UInt8:
+    """Return ``pixels [H, W, 3]`` with the inner borders of instances ``labels [H, W]``, each in its colour."""
+    table = np.array([(0, 0, 0), *colours], np.uint8)
+    border, drawn = _border(labels), pixels.copy()
+    drawn[border] = table[labels[border]]
+    return drawn
 
 
 def evidence(field: SeenField) -> UInt8:
@@ -120,10 +125,16 @@ def evidence(field: SeenField) -> UInt8:
     return blend(field.colours, field.evidence, _OPACITY)
 
 
-def disagreement(field: SeenField) -> UInt8:
-    """Return a field, paler, with the places where mask and evidence disagree."""
-    mask, spoken = field.labels > 0, field.evidence > THRESHOLD
-    picture = (255 - (255 - field.colours.astype(np.float32)) * 0.5).astype(np.float32)
+def disagreement(pixels: UInt8, labels: npt.NDArray[np.int32], evidence: npt.NDArray[np.float32]) -> UInt8:
+    """Return a field, paler, with the places where mask and evidence disagree.
+
+    Args:
+        pixels: ``[H, W, 3]`` RGB.
+        labels: ``[H, W]`` instances, 0 between them.
+        evidence: ``[H, W]`` 0..1.
+    """
+    mask, spoken = labels > 0, evidence > THRESHOLD
+    picture = (255 - (255 - pixels.astype(np.float32)) * 0.5).astype(np.float32)
     for where, colour in ((mask & ~spoken, ONLY_MASK), (spoken & ~mask, ONLY_EVIDENCE)):
         picture[where] = 0.35 * picture[where] + 0.65 * np.array(colour, np.float32)
     return np.asarray(np.rint(picture), np.uint8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from pathlib import Path
@@ -17,6 +16,7 @@ from medxai.explain.slices import NAMED, rank_slices, slice_shares
 from medxai.export.colours import FLOOR, alpha, heat, table
 from medxai.export.course import class_colours
 from medxai.export.display import View, evidence_curve, frames, plane, rgb_plane, view_of, window_of
+from medxai.export.inlined import jpeg_uri, png_uri, template
 from medxai.export.naming import NOTICE, chosen, is_hidden, method_title, percent, uid_name
 from medxai.export.provenance import cell_text, grid_text, peak
 from medxai.export.slide import reduced
@@ -28,7 +28,7 @@ from medxai.trust.gate.consensus import WORDS
 from medxai.trust.gate.figures import shown
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    pass
 
 ROLE = "page"
 
@@ -51,21 +51,8 @@ def applies(result: Result) -> str | None:
 
 def write(result: Result, folder: Path, options: ExportOptions) -> list[Path]:
     """Write ``case.html`` and return its path; DICOM objects already in `folder` are listed by UID."""
-    text = _template().render(**context(reduced(result), options, _objects(folder)))
+    text = template("case.html.j2").render(**context(reduced(result), options, _objects(folder)))
     return [write_text(folder / "case.html", text)]
-
-
-def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("medxai.export", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("case.html.j2")
 
 
 def context(result: Result, options: ExportOptions, objects: list[dict[str, Any]]) -> dict[str, Any]:
@@ -272,9 +259,7 @@ def _jpeg(tile: npt.NDArray[np.uint8], size: tuple[int, int], quality: int) -> s
     image = Image.fromarray(np.ascontiguousarray(tile)).resize(size, Image.Resampling.LANCZOS)
     if np.array_equal(tile[..., 0], tile[..., 1]) and np.array_equal(tile[..., 1], tile[..., 2]):
         image = image.convert("L")
-    stream = io.BytesIO()
-    image.save(stream, format="JPEG", quality=quality, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+    return jpeg_uri(image, quality, optimize=True)
 
 
 def _overlay(values: npt.NDArray[np.float32], size: tuple[int, int]) -> str:
@@ -291,7 +276,7 @@ def _overlay(values: npt.NDArray[np.float32], size: tuple[int, int]) -> str:
     clear = bytes(np.rint(alpha(steps, 1.0) * 255).astype(np.uint8).tolist())
     stream = io.BytesIO()
     indexed.save(stream, format="PNG", transparency=clear, optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    return png_uri(stream.getvalue())
 
 
 def _scale_stops() -> str:

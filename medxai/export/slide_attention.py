@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from typing import Any
 
 import numpy as np
 
 from medxai.export.colours import heat
+from medxai.export.inlined import png_uri
 from medxai.export.naming import method_title
 from medxai.study import Explanation, FloatArray, Result, SlideTiles
 from medxai.trust.ranks import rank_correlation
@@ -79,4 +79,4 @@ def _picture(tiles: SlideTiles, values: FloatArray) -> str:
     image = Image.fromarray(grid).resize((across * side, down * side), Image.Resampling.NEAREST)
     stream = io.BytesIO()
     image.save(stream, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    return png_uri(stream.getvalue())

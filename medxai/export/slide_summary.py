@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import numpy as np
 
+from medxai.export.inlined import jpeg_uri, png_uri
 from medxai.export.naming import percent
 from medxai.export.slide_attention import compared
 from medxai.export.slide_classes import class_picture, shown_groups
@@ -60,10 +59,9 @@ def summary(result: Result) -> dict[str, Any] | None:
         return None
     flagged = {word: sum(word in flags.split() for flags in tiles.flags) for word in FLAGS}
     groups = [
-        (title, [{"image": _jpeg(picture), "words": words} for words, picture in group])
+        (title, [{"image": jpeg_uri(picture), "words": words} for words, picture in group])
         for title, group in shown_groups(result, tiles)
     ]
-    classes = base64.b64encode(class_picture(result, tiles)).decode()
     return {
         "label": result.explanations[0].class_label,
         "read": len(tiles.numbers),
@@ -74,13 +72,5 @@ def summary(result: Result) -> dict[str, Any] | None:
         "flags": ", ".join(f"{count} {word}" for word, count in flagged.items() if count),
         "shares": [(name, percent(share)) for name, share in tissue_shares(result).items()],
         "groups": groups,
-        "classes": f"data:image/png;base64,{classes}",
+        "classes": png_uri(class_picture(result, tiles)),
     }
-
-
-def _jpeg(picture: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format="JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import logsumexp
 from torch import nn
 from torch.nn import functional
 
@@ -190,7 +191,7 @@ def measure(pool: Pool, tiles: Ints, network: GatedAttention, count: int, how: B
     margin = (scores[:, 1] - scores[:, 0]).numpy()
     each = pool.logits[bags]
     fused = {
-        "lse": np.diff(np.log(np.exp(each).mean(1)), axis=1)[:, 0],
+        "lse": np.diff(logsumexp(each, axis=1), axis=1)[:, 0],
         "mean": np.diff(each.mean(1), axis=1)[:, 0],
         "max": np.diff(each, axis=2)[..., 0].max(1),
     }

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from medxai.errors import BundleError
 from medxai.prepare.spec import PreparationSpec
+from medxai.strict import Strict
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -24,7 +25,7 @@ class _Open(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
-class ConfidenceSpec(BaseModel):
+class ConfidenceSpec(Strict):
     """How sure a network is of a picture, from answers that should not differ.
 
     Attributes:
@@ -36,8 +37,6 @@ class ConfidenceSpec(BaseModel):
         low: confidence below which a result is marked as not to be relied on.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     passes: Annotated[int, Field(ge=2)] = 10
     pictures: Annotated[int, Field(ge=1)] = 8
     flip: bool = True
@@ -46,7 +45,7 @@ class ConfidenceSpec(BaseModel):
     low: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
-class ChestSpec(BaseModel):
+class ChestSpec(Strict):
     """What a chest CT must be for a network that was trained on whole lungs (`medxai.predict.chest_ct`).
 
     Attributes:
@@ -54,8 +53,6 @@ class ChestSpec(BaseModel):
         least_mm: extent along the slices in mm that must be there.
         contrast: whether contrast medium in the blood is within the model's purpose.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     thickest_mm: Annotated[float, Field(gt=0)]
     least_mm: Annotated[float, Field(gt=0)]
@@ -65,7 +62,7 @@ class ChestSpec(BaseModel):
 Three = tuple[float, float, float]
 
 
-class SlideColours(BaseModel):
+class SlideColours(Strict):
     """Colours of training tiles, as optical densities (base 10) over bare glass.
 
     Attributes:
@@ -76,8 +73,6 @@ class SlideColours(BaseModel):
         white: RGB 0..255 of bare glass.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     vectors: tuple[Three, Three]
     strongest: tuple[float, float]
     variances: Three
@@ -85,7 +80,7 @@ class SlideColours(BaseModel):
     white: Three
 
 
-class SlideSpec(BaseModel):
+class SlideSpec(Strict):
     """How a whole slide is cut for a network of tiles (`medxai.ingest.slides`).
 
     Attributes:
@@ -96,8 +91,6 @@ class SlideSpec(BaseModel):
         attention: whether the bundle can decide by attention over tiles (`medxai.predict.slide_pooling`).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     mpp: Annotated[float, Field(gt=0)]
     tile: Annotated[int, Field(ge=16)]
     least_tissue: Annotated[float, Field(ge=0, le=1)] = 0.2
@@ -105,7 +98,7 @@ class SlideSpec(BaseModel):
     attention: bool = False
 
 
-class MedxaiBlock(BaseModel):
+class MedxaiBlock(Strict):
     """What inference and explanation need beyond the MONAI fields.
 
     Attributes:
@@ -131,8 +124,6 @@ class MedxaiBlock(BaseModel):
         positive: labels that count as abnormal in worklists and statistics.
         licence: SPDX name of the licence of the weights.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     labels: Annotated[tuple[str, ...], Field(min_length=2)]
     modalities: Names

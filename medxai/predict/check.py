@@ -7,6 +7,7 @@ from typing import Any
 
 from medxai.errors import BundleError
 from medxai.predict.bundle import bundle_sha256
+from medxai.predict.bundle_kind import has_block
 from medxai.predict.bundle_spec import Metadata, read_metadata
 
 
@@ -20,15 +21,15 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
     Raises:
         BundleError: the metadata cannot be read.
     """
+    from medxai.predict import fusion_bundle, nuclei_bundle
     from medxai.predict.build import read_config
-    from medxai.predict.fusion_check import inspect_fusion, is_fusion
-    from medxai.predict.nuclei_bundle import inspect_nuclei, is_nuclei
+    from medxai.predict.fusion_check import inspect_fusion
 
     path = path.resolve()
-    if is_fusion(path):
+    if has_block(path, fusion_bundle.BLOCK):
         return inspect_fusion(path)
-    if is_nuclei(path):
-        return inspect_nuclei(path)
+    if has_block(path, nuclei_bundle.BLOCK):
+        return nuclei_bundle.inspect_nuclei(path)
     metadata = read_metadata(path / "configs" / "metadata.json")
     spec = metadata.medxai
     weights = next((f for f in _weight_files(path) if f.is_file()), None)
@@ -59,15 +60,15 @@ def verify_bundle(path: Path) -> list[str]:
     """
     import torch
 
+    from medxai.predict import fusion_bundle, nuclei_bundle
     from medxai.predict.build import build_network
-    from medxai.predict.fusion_check import is_fusion, verify_fusion
-    from medxai.predict.nuclei_bundle import is_nuclei, verify_nuclei
+    from medxai.predict.fusion_check import verify_fusion
 
     path = path.resolve()
-    if is_fusion(path):
+    if has_block(path, fusion_bundle.BLOCK):
         return verify_fusion(path)
-    if is_nuclei(path):
-        return verify_nuclei(path)
+    if has_block(path, nuclei_bundle.BLOCK):
+        return nuclei_bundle.verify_nuclei(path)
     try:
         metadata = read_metadata(path / "configs" / "metadata.json")
         bundle_sha256(path)

@@ -7,26 +7,30 @@ not seeing a modality, and ``reference``, the mean of their inputs, which maps a
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from medxai.errors import BundleError, MismatchError
 from medxai.predict.bundle import AllowList, bundle_sha256, locate_bundle
+from medxai.predict.bundle_kind import read_block
 from medxai.prepare.brain.scaling import Scaling
 from medxai.prepare.brain.subject import SubjectFeatures
+from medxai.strict import Strict
 
 if TYPE_CHECKING:
     import torch
 
     from medxai.networks.hierarchical_fusion import HierarchicalFusion
 
+#: Of the metadata.
+BLOCK = "medxai_fusion"
 
-class FusionBlock(BaseModel):
+
+class FusionBlock(Strict):
     """What inference and explanation need.
 
     Attributes:
@@ -43,8 +47,6 @@ class FusionBlock(BaseModel):
         licence: SPDX name.
         caution: what whoever reads a result must know of the training.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     labels: Annotated[tuple[str, ...], Field(min_length=2)]
     positive: str
@@ -166,14 +168,6 @@ class FusionBundle:
         return load_file(self.path / "models" / f"{part}.safetensors")
 
 
-def is_fusion(path: Path) -> bool:
-    """Whether the bundle at `path` is one of features."""
-    try:
-        return "medxai_fusion" in json.loads((path / "configs" / "metadata.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-
-
 def load_fusion(name_or_path: str | Path, allow: AllowList | None = None) -> FusionBundle:
     """Find a fusion bundle, check its block and its hash.
 
@@ -185,20 +179,10 @@ def load_fusion(name_or_path: str | Path, allow: AllowList | None = None) -> Fus
         BundleError: not found, of another kind, malformed, or not on the allow-list.
     """
     path = locate_bundle(name_or_path)
-    if not is_fusion(path):
-        msg = f"bundle {path.name} is not one of brain features: its metadata has no block 'medxai_fusion'"
+    spec, content = read_block(path, BLOCK, FusionBlock, "is not one of brain features")
+    if spec.positive not in spec.labels:
+        msg = f"bundle {path.name}: positive names {spec.positive!r}, which is not among the labels"
         raise BundleError(msg)
-    content: dict[str, Any] = json.loads((path / "configs" / "metadata.json").read_text(encoding="utf-8"))
-    try:
-        spec = FusionBlock.model_validate(content["medxai_fusion"])
-        if spec.positive not in spec.labels:
-            msg = f"bundle {path.name}: positive names {spec.positive!r}, which is not among the labels"
-            raise BundleError(msg)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        msg = f"bundle {path.name}: configs/metadata.json: medxai_fusion.{where}: {first['msg']}"
-        raise BundleError(msg) from error
     for part in ("scaling", "baseline", "reference"):
         if not (path / "models" / f"{part}.safetensors").is_file():
             msg = f"bundle {path.name} has no models/{part}.safetensors"

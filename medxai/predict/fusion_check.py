@@ -8,9 +8,7 @@ from typing import Any
 
 from medxai.errors import BundleError, MedxaiError
 from medxai.predict.bundle import AllowList
-from medxai.predict.fusion_bundle import is_fusion, load_fusion
-
-__all__ = ["inspect_fusion", "is_fusion", "verify_fusion"]
+from medxai.predict.fusion_bundle import load_fusion
 
 
 def inspect_fusion(path: Path) -> dict[str, Any]:

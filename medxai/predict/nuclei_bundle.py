@@ -5,19 +5,24 @@ A MONAI Bundle like the others, with a block ``medxai_nuclei`` in place of ``med
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from medxai.errors import BundleError
 from medxai.networks.nuclei_unet import NucleiUNet
 from medxai.predict.build import build_network, read_config
 from medxai.predict.bundle import AllowList, bundle_sha256, locate_bundle
+from medxai.predict.bundle_kind import read_block
+from medxai.strict import Strict
+
+#: Of the metadata.
+BLOCK = "medxai_nuclei"
+_WHAT = "does not outline nuclei"
 
 
-class NucleiBlock(BaseModel):
+class NucleiBlock(Strict):
     """What inference and explanation need beyond the network's own definition.
 
     Attributes:
@@ -27,39 +32,10 @@ class NucleiBlock(BaseModel):
         caution: what whoever reads a result must know of the training.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     labels: tuple[str, str] = ("tissue", "nucleus")
     modalities: Annotated[tuple[str, ...], Field(min_length=1)] = ("SM",)
     licence: Annotated[str, Field(min_length=1)]
     caution: Annotated[str, Field(min_length=1)]
-
-
-def is_nuclei(path: Path) -> bool:
-    """Whether the bundle at `path` outlines nuclei."""
-    try:
-        return "medxai_nuclei" in json.loads((path / "configs" / "metadata.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-
-
-def nuclei_block(path: Path) -> NucleiBlock:
-    """Read the block of the bundle at `path`.
-
-    Raises:
-        BundleError: of another kind, or malformed.
-    """
-    if not is_nuclei(path):
-        msg = f"bundle {path.name} does not outline nuclei: its metadata has no block 'medxai_nuclei'"
-        raise BundleError(msg)
-    content: dict[str, Any] = json.loads((path / "configs" / "metadata.json").read_text(encoding="utf-8"))
-    try:
-        return NucleiBlock.model_validate(content["medxai_nuclei"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        msg = f"bundle {path.name}: configs/metadata.json: medxai_nuclei.{where}: {first['msg']}"
-        raise BundleError(msg) from error
 
 
 def load_nuclei(name_or_path: str | Path, allow: AllowList | None = None) -> NucleiUNet:
@@ -73,7 +49,7 @@ def load_nuclei(name_or_path: str | Path, allow: AllowList | None = None) -> Nuc
         BundleError: not found, of another kind, malformed, or not on the allow-list.
     """
     path = locate_bundle(name_or_path)
-    nuclei_block(path)
+    read_block(path, BLOCK, NucleiBlock, _WHAT)
     (AllowList.shipped() if allow is None else allow).check(path.name, bundle_sha256(path))
     network = build_network(path)
     if not isinstance(network, NucleiUNet):
@@ -88,8 +64,7 @@ def inspect_nuclei(path: Path) -> dict[str, Any]:
     Raises:
         BundleError: the metadata are wrong.
     """
-    block = nuclei_block(path)
-    metadata = json.loads((path / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    block, metadata = read_block(path, BLOCK, NucleiBlock, _WHAT)
     weights = path / "models" / "model.safetensors"
     return {
         "name": path.name,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from medxai.errors import BundleError
@@ -31,6 +31,7 @@ from medxai.predict.bundle import SHIPPED
 from medxai.predict.local_changes import Boxes, Known, LocalChanges
 from medxai.predict.openvino_engine import Engine, openvino, processor_runs
 from medxai.predict.short_convolution import VERSION
+from medxai.strict import Strict
 
 if TYPE_CHECKING:
     from medxai.predict.bundle import AllowList, Bundle
@@ -43,7 +44,7 @@ FORMAT = 1
 _FILES = ("stem.xml", "stem.bin", "whole.xml", "whole.bin")
 
 
-class Manifest(BaseModel):
+class Manifest(Strict):
     """Content of ``manifest.json``.
 
     Attributes:
@@ -64,8 +65,6 @@ class Manifest(BaseModel):
         measured: error and speed at preparation.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     format: int = FORMAT
     name: str
     sha256: str
@@ -73,7 +72,7 @@ class Manifest(BaseModel):
     torch: str
     processor: str
     precision: Precision
-    exact: dict[str, str] = {}
+    exact: dict[str, str] = Field(default_factory=dict)
     layer: str
     outputs: tuple[str, ...]
     plan: dict[str, Any]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medxai.errors import IngestError
-from medxai.files import atomic_path, read_arrays
+from medxai.files import arrays_once
 from medxai.ingest.slides.level import Slide
 from medxai.ingest.slides.tiles import TileGrid, shares_of, stream
 from medxai.predict.nuclei import NucleiField
@@ -112,14 +113,8 @@ def find_nuclei(
     seen = plan.seen
     parts, done = [], 0
     for number, shard in enumerate(seen.shards(max(1, -(-len(seen) // SHARD)))):
-        path = work / f"{number:05d}.npz"
-        found = read_arrays(path)
-        if found is None:
-            with atomic_path(path) as temporary, temporary.open("wb") as target:
-                np.savez(target, **_shard(slide, plan, shard, segment, radius))
-            found = read_arrays(path)
-        assert found is not None  # noqa: S101
-        parts.append(found)
+        make = partial(_shard, slide, plan, shard, segment, radius)
+        parts.append(arrays_once(work / f"{number:05d}.npz", make))
         done += len(shard)
         if progress:
             progress(done, len(seen))

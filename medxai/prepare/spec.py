@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from medxai.strict import Strict
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class WindowIntensity(_Frozen):
+class WindowIntensity(Strict):
     """Linear ``[low, high]`` -> ``[0, 1]`` with clipping; Hounsfield units for CT."""
 
     kind: Literal["window"] = "window"
@@ -26,7 +24,7 @@ class WindowIntensity(_Frozen):
         return self
 
 
-class AffineIntensity(_Frozen):
+class AffineIntensity(Strict):
     """``(value - mean) / std`` per channel with fixed constants, in stored units (0..255 for pictures)."""
 
     kind: Literal["affine"] = "affine"
@@ -34,7 +32,7 @@ class AffineIntensity(_Frozen):
     std: tuple[PositiveFloat, ...]
 
 
-class ZScoreIntensity(_Frozen):
+class ZScoreIntensity(Strict):
     """Zero mean and unit variance over the voxels of the study that are above ``floor``."""
 
     kind: Literal["zscore"] = "zscore"
@@ -44,7 +42,7 @@ class ZScoreIntensity(_Frozen):
 Intensity = Annotated[WindowIntensity | AffineIntensity | ZScoreIntensity, Field(discriminator="kind")]
 
 
-class PreparationSpec(_Frozen):
+class PreparationSpec(Strict):
     """Geometry and intensity of a network's input.
 
     Attributes:

@@ -72,7 +72,7 @@ def test_doubtful_ones_have_their_own_colour() -> None:
         at = np.argwhere(labels == number)
         assert (rows.min() // 2, columns.min() // 2) == tuple(at.min(0))
         assert (rows.max() // 2, columns.max() // 2) == tuple(at.max(0))
-    differ = nuclei_pictures.disagreement(field).astype(int)
+    differ = nuclei_pictures.disagreement(field.colours, field.labels, field.evidence).astype(int)
     even = differ[0, 0]
     assert (differ[10, 10] == even).all(), "mask and evidence agree"
     assert differ[25, 35, 2] > differ[25, 35, 0] + 60, "mask without evidence is blue"

@@ -15,10 +15,11 @@ import torch
 from medxai.errors import BundleError
 from medxai.predict.build import build_network, check_definition
 from medxai.predict.bundle import SHIPPED, AllowList, bundle_sha256, find_bundles, load_bundle
+from medxai.predict.bundle_kind import has_block
 from medxai.predict.bundle_spec import Metadata, read_metadata
 from medxai.predict.check import inspect_bundle, verify_bundle
-from medxai.predict.fusion_bundle import is_fusion, load_fusion
-from medxai.predict.nuclei_bundle import is_nuclei, load_nuclei
+from medxai.predict.fusion_bundle import load_fusion
+from medxai.predict.nuclei_bundle import load_nuclei
 from tests.predict.build import tiny_bundle
 
 
@@ -214,10 +215,10 @@ def test_an_unknown_name_or_folder_is_an_error_that_helps(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", sorted(find_bundles()))
 def test_shipped_bundles_are_listed_load_and_verify(name: str) -> None:
     path = SHIPPED / name
-    if is_nuclei(path):
+    if has_block(path, "medxai_nuclei"):
         load_nuclei(name)
     else:
-        (load_fusion if is_fusion(path) else load_bundle)(name)
+        (load_fusion if has_block(path, "medxai_fusion") else load_bundle)(name)
     assert verify_bundle(path) == []
     about = inspect_bundle(path)
     assert json.loads(json.dumps(about)) == about

@@ -156,7 +156,8 @@ def _result(agreement: dict[str, float]) -> Result:
 
 
 def test_consensus_on_the_page_and_in_the_structured_report() -> None:
-    from medxai.export.page import _template, context
+    from medxai.export.inlined import template
+    from medxai.export.page import context
     from medxai.export.structured_report import AGREEMENT, MEANINGS, build
     from medxai.settings import ExportOptions
 
@@ -164,7 +165,7 @@ def test_consensus_on_the_page_and_in_the_structured_report() -> None:
     assert all(len(code) <= 16 and code in MEANINGS for code in AGREEMENT.values())
     assert all(len(meaning) <= 64 for meaning in MEANINGS.values())
     result = _result({"gradient": 0.25, "activation_cam": 0.75, "perturbation": math.nan})
-    text = _template().render(**context(result, ExportOptions(), []))
+    text = template("case.html.j2").render(**context(result, ExportOptions(), []))
     assert "Agreement with maps of other method families: 0.5" in text
     assert "Gradients of the class at the image" in text
     assert "not defined" in text

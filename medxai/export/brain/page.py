@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +10,13 @@ from medxai import __version__
 from medxai.explain.brain_evidence import LEAST_AGREEMENT, BrainEvidence, sentences
 from medxai.export.brain.report import MARKER
 from medxai.export.brain.subject_view import TITLES, UNITS, SubjectView
+from medxai.export.inlined import png_uri, template
 from medxai.export.naming import NOTICE, percent
 from medxai.files import write_text
 from medxai.prepare.brain.subject import MODALITIES
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    pass
 
 #: Rows of a map in the tables of the page; the files hold all.
 _ROWS = 8
@@ -76,7 +76,7 @@ def write_page(view: SubjectView, folder: Path, group_words: str, notes: Sequenc
             f'<figure><img alt="{escape(name)}" src="{source}"><figcaption>{escape(caption)}</figcaption></figure>'
         )
 
-    return write_text(folder / "page.html", _template("brain_subject.html.j2").render(figure=figure, **context))
+    return write_text(folder / "page.html", template("brain_subject.html.j2").render(figure=figure, **context))
 
 
 def write_index(
@@ -107,7 +107,7 @@ def write_index(
         for e, group, counted in everyone
     ]
     label = everyone[0][0].labels[everyone[0][0].positive] if everyone else "the explained class"
-    text = _template("brain_index.html.j2").render(
+    text = template("brain_index.html.j2").render(
         rows=rows, model=model, notice=NOTICE, marker=MARKER, label=label, names=[m.upper() for m in names],
         group_words=group_words, figures=[(title, picture(path)) for title, path in figures], failures=failures,
     )  # fmt: skip
@@ -116,17 +116,7 @@ def write_index(
 
 def picture(path: Path) -> str:
     """A PNG as data URI."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
-def _template(name: str) -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    loader = PackageLoader("medxai.export", "templates")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template(name)
+    return png_uri(path.read_bytes())
 
 
 def _modality(found: BrainEvidence, name: str) -> Mapping[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from medxai.settings import checked, read_yaml
+from medxai.strict import Strict
 
 #: What is trained: everything, without one of the losses, without a modality, and on shuffled labels.
 Arm = Literal[
@@ -18,11 +19,7 @@ ARMS: tuple[Arm, ...] = get_args(Arm)
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CohortSettings(_Frozen):
+class CohortSettings(Strict):
     """The simulated cohort (`sample_cases.synthetic_brain`).
 
     Attributes:
@@ -42,7 +39,7 @@ class CohortSettings(_Frozen):
     scaling: Literal["element", "array"] = "array"
 
 
-class NetworkSettings(_Frozen):
+class NetworkSettings(Strict):
     """Size of `medxai.networks.hierarchical_fusion.HierarchicalFusion`; published 512, 512, 6, 16 and (2, 2, 2)."""
 
     channels: PositiveInt = 32
@@ -53,7 +50,7 @@ class NetworkSettings(_Frozen):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
 
-class TrainingSettings(_Frozen):
+class TrainingSettings(Strict):
     """See `medxai.learn.brain.train.FusionRecipe`."""
 
     epochs: PositiveInt = 8
@@ -65,7 +62,7 @@ class TrainingSettings(_Frozen):
     noise: Annotated[float, Field(ge=0)] = 0.3
 
 
-class MapSettings(_Frozen):
+class MapSettings(Strict):
     """Synergistic maps of test patients.
 
     Attributes:
@@ -86,7 +83,7 @@ class MapSettings(_Frozen):
     published: PositiveInt = 6
 
 
-class BrainSettings(_Frozen):
+class BrainSettings(Strict):
     """A whole comparison.
 
     Attributes:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from medxai.networks.dceac import AttentionKind
 from medxai.settings import checked, read_yaml
+from medxai.strict import Strict
 
 #: With and without the attention module; k-means on colours; the same encoder with the labels.
 Arm = Literal["attention", "no_attention", "rgb", "supervised"]
@@ -19,11 +20,7 @@ CLUSTERED: tuple[Arm, ...] = ("attention", "no_attention")
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataSettings(_Frozen):
+class DataSettings(Strict):
     """Tiles.
 
     Attributes:
@@ -55,7 +52,7 @@ class DataSettings(_Frozen):
     seed: int = 0
 
 
-class NetworkSettings(_Frozen):
+class NetworkSettings(Strict):
     """Size of `medxai.networks.dceac.Dceac`; for tiles of 512 pixels its widths are 32, 64, 128, 256.
 
     Attributes:
@@ -71,7 +68,7 @@ class NetworkSettings(_Frozen):
     embedding: PositiveInt | None = None
 
 
-class AutoencoderSettings(_Frozen):
+class AutoencoderSettings(Strict):
     """Step 1, see `medxai.learn.clustering.autoencoder.AutoencoderRecipe`."""
 
     epochs: PositiveInt = 8
@@ -79,7 +76,7 @@ class AutoencoderSettings(_Frozen):
     rate: PositiveFloat = 1e-3
 
 
-class RefinementSettings(_Frozen):
+class RefinementSettings(Strict):
     """Step 2, see `medxai.learn.clustering.refine.RefinementRecipe`."""
 
     updates: PositiveInt = 20
@@ -94,7 +91,7 @@ class RefinementSettings(_Frozen):
     most_pull: PositiveFloat = 1000.0
 
 
-class DceacSettings(_Frozen):
+class DceacSettings(Strict):
     """A whole comparison.
 
     Attributes:

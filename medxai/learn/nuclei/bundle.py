@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ def store(settings: NucleiSettings, out: Path, say: Say) -> list[str]:
     fields = found["fields"]
     metadata = {
         "version": VERSION,
-        "monai_version": "1.6.1",
-        "pytorch_version": "2.13.0",
+        "monai_version": installed("monai"),
+        "pytorch_version": installed("torch").partition("+")[0],
         "task": "Nuclei in haematoxylin and eosin, learnt from points",
         "description": f"Outlines of nuclei after DoNuSeg. {CAUTION}",
         "authors": "The medxai authors",

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medxai.export.colours import blend
+from medxai.export.nuclei_pictures import disagreement, outlined
 from medxai.files import atomic_path
 from medxai.learn.nuclei.data import PointField
 from medxai.learn.nuclei.labels import make_labels
@@ -18,12 +19,10 @@ from medxai.learn.nuclei.settings import NucleiSettings
 from medxai.learn.nuclei.truth import MaskedField
 from medxai.networks.nuclei_unet import NucleiUNet
 from medxai.predict.nuclei import NucleiField
-from medxai.predict.nuclei_blocks import THRESHOLD, best_block
-from medxai.predict.nuclei_objects import skimage
+from medxai.predict.nuclei_blocks import best_block
 
 Pixels = npt.NDArray[np.uint8]
 _TRUE, _FOUND, _SEED = (30, 160, 60), (20, 40, 220), (250, 220, 40)
-_ONLY_MASK, _ONLY_EVIDENCE = (60, 120, 230), (235, 130, 30)
 #: Colours of outlines by what is doubtful; the first that applies.
 _DOUBTS = {"unseeded": (150, 0, 150), "uncertain": (220, 30, 30), "merged?": (235, 130, 30), "split?": (0, 170, 190)}
 
@@ -34,22 +33,22 @@ def draw_fields(fields: Sequence[MaskedField], answers: Sequence[NucleiField], m
     figure, axes = _grid(len(fields), len(titles))
     for row, (field, found) in enumerate(zip(fields, answers, strict=True)):
         density = len(found.flags) / (found.labels.size * (mpp / 1000) ** 2)
-        outlined = _outlined(field.pixels, found.labels, [_FOUND] * len(found.flags))
+        marked = outlined(field.pixels, found.labels, [_FOUND] * len(found.flags))
         for line, column in np.rint(found.seeds[~np.isnan(found.seeds[:, 0])]).astype(int):
-            outlined[max(0, line - 1) : line + 2, max(0, column - 1) : column + 2] = _SEED
+            marked[max(0, line - 1) : line + 2, max(0, column - 1) : column + 2] = _SEED
         said = [next((_DOUBTS[word] for word in _DOUBTS if word in flags), (160, 160, 160)) for flags in found.flags]
         pictures = (
-            _outlined(field.pixels, field.instances, [_TRUE] * int(field.instances.max())),
-            outlined,
+            outlined(field.pixels, field.instances, [_TRUE] * int(field.instances.max())),
+            marked,
             blend(field.pixels, found.evidence, 0.8),
-            _disagreement(field.pixels, found),
-            _outlined(field.pixels, found.labels, said),
+            disagreement(field.pixels, found.labels, found.evidence),
+            outlined(field.pixels, found.labels, said),
         )
         words = (
             f"{int(field.instances.max())} nuclei",
             f"{len(found.flags)} nuclei, {density:.0f} per mm²",
             f"block {found.block}, agreement {found.agreement:.2f}",
-            "blue: mask alone; orange: evidence alone",
+            "blue: mask alone; pink: evidence alone",
             f"{sum(bool(flags) for flags in found.flags)} of {len(found.flags)}",
         )
         for axis, picture, text in zip(axes[row], pictures, words, strict=True):
@@ -100,23 +99,6 @@ def draw_training(histories: Sequence[Sequence[dict[str, Any]]], target: Path) -
         axis.set_title(name, fontsize=10)
     axes[1].legend(fontsize=8, loc="center right")
     return _saved(figure, target)
-
-
-def _outlined(pixels: Pixels, labels: npt.NDArray[np.int32], colours: Sequence[tuple[int, int, int]]) -> Pixels:
-    """Inner borders of objects in a colour each."""
-    edges = skimage("segmentation").find_boundaries(labels, mode="inner")
-    table = np.array([(0, 0, 0), *colours], np.uint8)
-    drawn = pixels.copy()
-    drawn[edges] = table[labels[edges]]
-    return drawn
-
-
-def _disagreement(pixels: Pixels, found: NucleiField) -> Pixels:
-    mask, evidence = found.labels > 0, found.evidence > THRESHOLD
-    grey = np.repeat(pixels.mean(2, keepdims=True), 3, 2) * 0.5 + 127
-    for where, colour in ((mask & ~evidence, _ONLY_MASK), (evidence & ~mask, _ONLY_EVIDENCE)):
-        grey[where] = 0.4 * grey[where] + 0.6 * np.array(colour)
-    return grey.astype(np.uint8)
 
 
 def _label(label: npt.NDArray[np.int8]) -> Pixels:

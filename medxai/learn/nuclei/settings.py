@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from medxai.settings import checked, read_yaml
+from medxai.strict import Strict
 
 #: Labels that stay, with the published loss and with ours; the map of one block for all fields; the block chosen by
 #: field; with the contrastive term; with detection; two of them on points that miss by more; given the masks.
@@ -16,11 +17,7 @@ ARMS: tuple[Arm, ...] = get_args(Arm)
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataSettings(_Frozen):
+class DataSettings(Strict):
     """Fields.
 
     Attributes:
@@ -51,7 +48,7 @@ class DataSettings(_Frozen):
         return self
 
 
-class NetworkSettings(_Frozen):
+class NetworkSettings(Strict):
     """Of `medxai.networks.nuclei_unet.NucleiUNet`.
 
     Attributes:
@@ -67,7 +64,7 @@ class NetworkSettings(_Frozen):
     tile: Annotated[int, Field(multiple_of=32)] = 256
 
 
-class SelectionSettings(_Frozen):
+class SelectionSettings(Strict):
     """How labels are chosen anew, see `medxai.learn.nuclei.pseudo`.
 
     Attributes:
@@ -91,7 +88,7 @@ class SelectionSettings(_Frozen):
     voronoi: Annotated[float, Field(ge=0)] = 0.5
 
 
-class TrainingSettings(_Frozen):
+class TrainingSettings(Strict):
     """Of every network.
 
     Attributes:
@@ -115,7 +112,7 @@ class TrainingSettings(_Frozen):
     samples: PositiveInt = 256
 
 
-class NucleiSettings(_Frozen):
+class NucleiSettings(Strict):
     """A whole comparison.
 
     Attributes:

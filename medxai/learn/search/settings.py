@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from medxai.settings import checked, read_yaml
+from medxai.strict import Strict
 
 #: What is trained: networks of the space by how their operations were chosen, and networks drawn by hand.
 Arm = Literal[
@@ -21,11 +22,7 @@ Shape = tuple[PositiveInt, PositiveInt, PositiveInt]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataSettings(_Frozen):
+class DataSettings(Strict):
     """Synthetic cases: how many, and the size of the input.
 
     Attributes:
@@ -43,7 +40,7 @@ class DataSettings(_Frozen):
     search_window: Shape = (16, 32, 32)
 
 
-class SpaceSettings(_Frozen):
+class SpaceSettings(Strict):
     """The space: see `medxai.networks.covidnet3d.Architecture`."""
 
     size: Literal["S", "L"] = "S"
@@ -51,7 +48,7 @@ class SpaceSettings(_Frozen):
     placement: Literal["centred", "published"] = "centred"
 
 
-class SearchOptions(_Frozen):
+class SearchOptions(Strict):
     """The search: see `medxai.learn.search.search.SearchRecipe`."""
 
     epochs: PositiveInt = 40
@@ -66,7 +63,7 @@ class SearchOptions(_Frozen):
     warmup: Annotated[int, Field(ge=0)] = 8
 
 
-class CostOptions(_Frozen):
+class CostOptions(Strict):
     """The cost term.
 
     Attributes:
@@ -80,7 +77,7 @@ class CostOptions(_Frozen):
     front: tuple[PositiveFloat, ...] = ()
 
 
-class RankOptions(_Frozen):
+class RankOptions(Strict):
     """The training-free filter: of so many random architectures the one with the best score is trained."""
 
     candidates: PositiveInt = 40
@@ -88,7 +85,7 @@ class RankOptions(_Frozen):
     seeds: PositiveInt = 3
 
 
-class TrainOptions(_Frozen):
+class TrainOptions(Strict):
     """Training from random weights, the same for every network: see `medxai.learn.loop.Recipe`."""
 
     epochs: PositiveInt = 6
@@ -98,7 +95,7 @@ class TrainOptions(_Frozen):
     decay: Annotated[float, Field(ge=0)] = 0.02
 
 
-class SearchSettings(_Frozen):
+class SearchSettings(Strict):
     """A whole comparison.
 
     Attributes:

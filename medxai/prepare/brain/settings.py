@@ -5,18 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from medxai.settings import checked, read_yaml
+from medxai.strict import Strict
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class NuisanceOptions(_Frozen):
+class NuisanceOptions(Strict):
     """What is regressed out.
 
     Attributes:
@@ -36,7 +33,7 @@ class NuisanceOptions(_Frozen):
     trend: Literal[0, 1, 2] = 2
 
 
-class BandOptions(_Frozen):
+class BandOptions(Strict):
     """Pass band in Hz."""
 
     low: PositiveFloat = 0.01
@@ -49,7 +46,7 @@ class BandOptions(_Frozen):
         return self
 
 
-class WindowOptions(_Frozen):
+class WindowOptions(Strict):
     """Sliding windows of dynamic connectivity.
 
     Attributes:
@@ -68,7 +65,7 @@ class WindowOptions(_Frozen):
     taper_seconds: PositiveFloat = 6.0
 
 
-class AtlasOptions(_Frozen):
+class AtlasOptions(Strict):
     """An atlas and the networks of its regions.
 
     Attributes:
@@ -90,7 +87,7 @@ class AtlasOptions(_Frozen):
     trust_space: bool = False
 
 
-class DiffusionOptions(_Frozen):
+class DiffusionOptions(Strict):
     """Diffusion MRI.
 
     Attributes:
@@ -112,7 +109,7 @@ class DiffusionOptions(_Frozen):
     weight: Literal["fa", "count"] = "fa"
 
 
-class FeatureSettings(_Frozen):
+class FeatureSettings(Strict):
     """From scans to features.
 
     Attributes:

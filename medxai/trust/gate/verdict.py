@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from medxai.errors import BundleError
 from medxai.identity import sha256_text
+from medxai.strict import Strict
 from medxai.study import Flag, TrustReport, Verdict
 from medxai.trust.gate.figures import FIGURES, REMOVAL
 
@@ -31,7 +32,7 @@ _UNDEFINED = (
 USEFUL = 0.5
 
 
-class Weight(BaseModel):
+class Weight(Strict):
     """One figure in the sum.
 
     Attributes:
@@ -40,8 +41,6 @@ class Weight(BaseModel):
         weight: of the standardised figure, never against its direction.
         floor: standardised value at which it counts no further, either way.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     centre: float
     scale: float = Field(gt=0)
@@ -55,7 +54,7 @@ class Weight(BaseModel):
         return self.weight * float(np.clip((value - self.centre) / self.scale, -self.floor, self.floor))
 
 
-class ClassGate(BaseModel):
+class ClassGate(Strict):
     """What was learnt for the maps of one class: evidence for a finding and for its absence look different.
 
     Attributes:
@@ -68,8 +67,6 @@ class ClassGate(BaseModel):
         cases: genuine explanations it was learnt from.
         patients: groups they come from.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: dict[str, Weight]
     bias: float
@@ -90,7 +87,7 @@ class ClassGate(BaseModel):
         return 1 / (1 + math.exp(-max(-60.0, min(60.0, total))))
 
 
-class Calibration(BaseModel):
+class Calibration(Strict):
     """Content of ``configs/trust.json``.
 
     Attributes:
@@ -103,8 +100,6 @@ class Calibration(BaseModel):
         classes: by label; classes with too few cases have no gate.
         data: what the cases were, in words.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = FORMAT
     bundle: str
